@@ -1,0 +1,140 @@
+"""The sizes of a Tempo, read from the two Hugging Face configurations of its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import Qwen3Config, Qwen3VLConfig
+
+from tempo_fast.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A Qwen3 decoder: the compressor's (mrope_section set) or the language model's (None).
+
+    float16_frequencies: the published code carries this decoder's rotary frequencies through
+    float16 before it computes with them, which the weights' numbers include.
+    """
+
+    layers: int
+    width: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    rms_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int] | None = None
+    float16_frequencies: bool = False
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The Qwen3-VL vision encoder. `positions`: rows of the square position table, side²."""
+
+    layers: int
+    width: int
+    ffn: int
+    heads: int
+    patch: int
+    temporal_patch: int
+    merge: int
+    channels: int
+    positions: int
+    out_width: int
+    deepstack: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TempoConfig:
+    """Everything about a checkpoint that the engine needs to know before it reads a weight."""
+
+    vision: VisionConfig
+    compressor: DecoderConfig
+    language_model: DecoderConfig
+    memory_tokens: int
+    projector: str
+    tied_embeddings: bool
+    dynamic_compress: bool
+    image_start_end: bool
+    image_token: int
+    video_token: int
+    eos_tokens: tuple[int, ...]
+    base_id: str | None
+
+
+def _rope_theta(config) -> float:
+    return float(config.rope_parameters["rope_theta"])
+
+
+def _decoder(config, mrope_section: tuple[int, int, int] | None = None) -> DecoderConfig:
+    if config.hidden_act != "silu" or config.attention_bias:
+        raise CheckpointError(
+            "a Tempo decoder has the silu activation and no attention bias; the checkpoint's "
+            f"config says hidden_act={config.hidden_act!r}, attention_bias={config.attention_bias}"
+        )
+    return DecoderConfig(
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        ffn=config.intermediate_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        vocabulary=config.vocab_size,
+        rms_eps=config.rms_norm_eps,
+        rope_theta=_rope_theta(config),
+        mrope_section=mrope_section,
+        float16_frequencies=mrope_section is not None,
+    )
+
+
+def _eos_tokens(eos: int | list[int] | None) -> tuple[int, ...]:
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def read_config(tempo: dict, base: dict) -> TempoConfig:
+    """Read Tempo's and the base's `config.json` (as dictionaries).
+
+    Raises CheckpointError when a key is missing or names a layout that this engine doesn't run.
+    """
+    try:
+        # Tempo's own rope_scaling is ignored: the language model always has plain rotary positions.
+        plain = {name: value for name, value in tempo.items() if name != "rope_scaling"}
+        language = Qwen3Config.from_dict({**plain, "model_type": "qwen3"})
+        vl = Qwen3VLConfig.from_dict(base)
+        names = tempo.get("mm_vision_tower_aux_list") or [None]
+        vision, text = vl.vision_config, vl.text_config
+        return TempoConfig(
+            vision=VisionConfig(
+                layers=vision.depth,
+                width=vision.hidden_size,
+                ffn=vision.intermediate_size,
+                heads=vision.num_heads,
+                patch=vision.patch_size,
+                temporal_patch=vision.temporal_patch_size,
+                merge=vision.spatial_merge_size,
+                channels=vision.in_channels,
+                positions=vision.num_position_embeddings,
+                out_width=vision.out_hidden_size,
+                deepstack=tuple(vision.deepstack_visual_indexes),
+            ),
+            compressor=_decoder(text, tuple(text.rope_parameters["mrope_section"])),
+            language_model=_decoder(language),
+            memory_tokens=int(tempo["num_compression_tokens"]),
+            projector=str(tempo["mm_projector_type"]),
+            tied_embeddings=bool(language.tie_word_embeddings),
+            dynamic_compress=bool(tempo.get("dynamic_compress", True)),
+            image_start_end=bool(tempo.get("mm_use_im_start_end", False)),
+            image_token=vl.image_token_id,
+            video_token=vl.video_token_id,
+            eos_tokens=_eos_tokens(language.eos_token_id),
+            base_id=names[0],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"the checkpoint's config.json is not a Tempo's: {type(error).__name__}: {error}"
+        ) from error

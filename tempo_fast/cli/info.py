@@ -1,0 +1,112 @@
+"""`tempo-fast info`: what is installed, what it would run on, and how large a checkpoint is."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from tempo_fast import __version__
+from tempo_fast.cli.files import dumps
+from tempo_fast.cli.model import add_source_flags
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "av", "numpy")
+PARTS = ("vision", "compressor", "projector", "language_model")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "info",
+        help="show versions, devices and the sizes of a checkpoint",
+        description="Show versions, devices and, with --model, the sizes of a checkpoint. Fetches "
+        "nothing from the hub: the checkpoint must be a folder or in the local cache.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", help="a Tempo checkpoint: folder or hub id")
+    add_source_flags(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    facts = {"versions": _versions(), "machine": _machine()}
+    if args.model is not None:
+        facts["model"] = _model(args)
+    if args.json:
+        print(dumps(facts, encoding=sys.stdout.encoding))
+        return 0
+    for title, lines in facts.items():
+        print(title)
+        width = max(map(len, lines))
+        for name, value in lines.items():
+            print(f"  {name:<{width}}  {_readable(value)}")
+    return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "tempo-fast": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in LIBRARIES},
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    from tempo_fast.engine.attention import BACKEND
+
+    devices = ["cpu"]
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        devices.append(f"cuda:{index} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    return {
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "attention": BACKEND,
+    }
+
+
+def _model(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from tempo_fast.checkpoint.config import read_config
+    from tempo_fast.checkpoint.files import resolve
+    from tempo_fast.checkpoint.storage import read_json
+    from tempo_fast.models.tempo import TempoModel
+
+    files = resolve(args.model, args.base, revision=args.revision, local_files_only=True)
+    config = read_config(
+        read_json(files.tempo / "config.json"), read_json(files.base / "config.json")
+    )
+    # On the meta device the networks have shapes and no memory.
+    model = TempoModel(config, device=torch.device("meta"), dtype=torch.bfloat16)
+    counts = {name: _count(getattr(model, name)) for name in PARTS}
+    return {
+        "folder": str(files.tempo),
+        "base": str(files.base),
+        "memory_tokens": config.memory_tokens,
+        "parameters": counts,
+        "bytes_on_disk": sum(path.stat().st_size for path in files.weights),
+    }
+
+
+def _count(module: Any) -> int:
+    return sum(each.numel() for each in (*module.parameters(), *module.buffers()))
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_readable(each)}" for name, each in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,100 @@
+"""The output file of `tempo-fast batch`: JSON lines that survive being interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tempo_fast.cli.cases import Case
+from tempo_fast.cli.files import check_destination, dumps, write_atomically
+from tempo_fast.errors import TempoError
+
+START_OF_LINE = b'{"index": '
+
+
+class ResultFile:
+    """The answers so far, one JSON line each, to which `append` adds.
+
+    done: the indices of the cases that have their answer. Opening an existing file keeps its
+    answers, drops a last line that was cut off by a crash, and drops the lines of failed cases
+    (they hold an "error"), so that those are tried again.
+
+    settings: what every line says of how it was made. Raises TempoError if the file holds anything
+    else, such as answers to other cases or with other settings; it is then left as it was.
+    """
+
+    def __init__(self, path: Path, cases: Sequence[Case], settings: dict[str, Any]) -> None:
+        check_destination(path)
+        if path.exists() and not path.is_file():
+            raise TempoError(f"can't resume in {path}: it is no regular file")
+        self.path = path
+        self.done: set[int] = set()
+        self._settings = json.loads(dumps(settings))
+        before = path.read_bytes() if path.exists() else b""
+        after = self._kept(before, cases)
+        if after != before:
+            write_atomically(path, after)
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, case: Case, outcome: dict[str, Any]) -> None:
+        """Write the line of a case and wait until it is on the disk."""
+        line = f"{dumps({**case.record(), **self._settings, **outcome})}\n".encode()
+        end = self._file.tell()
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
+            os.fsync(self._file.fileno())
+        except BaseException:
+            self._file.truncate(end)  # the disk is full, or Ctrl-C: leave no part of a line
+            raise
+        if "error" not in outcome:
+            self.done.add(case.index)
+
+    def __enter__(self) -> ResultFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _kept(self, data: bytes, cases: Sequence[Case]) -> bytes:
+        *lines, rest = data.split(b"\n")
+        if not (rest.startswith(START_OF_LINE) or START_OF_LINE.startswith(rest)):
+            raise self._foreign("its end is no line of a batch")
+        kept = []
+        for number, line in enumerate(lines, start=1):
+            record = self._parse(number, line)
+            index = record["index"]
+            if not 0 <= index < len(cases) or any(
+                record.get(key) != value for key, value in cases[index].record().items()
+            ):
+                raise self._foreign(f"line {number} answers no case of this list")
+            if "error" in record:
+                continue
+            for key, value in self._settings.items():
+                if record.get(key) != value:
+                    raise self._foreign(
+                        f"line {number} was made with {key} {record.get(key)!r}, not {value!r}"
+                    )
+            if index in self.done:
+                raise self._foreign(f"line {number} answers case {index} a second time")
+            self.done.add(index)
+            kept.append(line + b"\n")
+        return b"".join(kept)
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise self._foreign(f"line {number} is no JSON") from error
+        if not isinstance(record, dict) or type(record.get("index")) is not int:
+            raise self._foreign(f"line {number} is no line of a batch")
+        return record
+
+    def _foreign(self, why: str) -> TempoError:
+        return TempoError(
+            f"can't resume in {self.path}: {why}; choose another --output, or remove that file"
+        )

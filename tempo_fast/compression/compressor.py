@@ -1,0 +1,227 @@
+"""The compressor: segments to keys and values once per video, then memory tokens once per question.
+
+A segment's sequence is `[system | visual | query | memory tokens]` and attention is causal, so the
+system part is made once per model, the visual part once per video, and the relevance, read at the
+last token of the query, is known before any memory token exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+
+import torch
+
+from tempo_fast.compression.plan import Segment, SegmentPlan
+from tempo_fast.compression.prompt import SegmentPrompt
+from tempo_fast.engine.clock import Clock
+from tempo_fast.engine.kv_cache import KVCache
+from tempo_fast.models.decoder import Deepstack
+from tempo_fast.models.tempo import TempoModel
+from tempo_fast.video.patches import to_patches
+
+# Tokens that run at once: enough to keep an accelerator busy, few enough to bound the activations.
+CHUNK_TOKENS = 8192
+# Room kept after each visual part for a query, on top of the memory tokens; a longer one grows it.
+QUERY_ROOM = 64
+
+Progress = Callable[[str, int, int], None]
+
+
+class EncodedVideo:
+    """A video's segments as keys and values, before any question.
+
+    cache: a row a segment, holding its system and visual parts. plan: what they are.
+    """
+
+    def __init__(self, plan: SegmentPlan, cache: KVCache) -> None:
+        self.plan = plan
+        self.cache = cache
+
+    @cached_property
+    def visual_lengths(self) -> list[int]:
+        """Tokens in each row without any question."""
+        return list(self.cache.lengths)
+
+    @cached_property
+    def next_positions(self) -> torch.Tensor:
+        """int64 [S]: the position of a query's first token in each segment."""
+        positions = [segment.next_position for segment in self.plan.segments]
+        return torch.tensor(positions, device=self.cache.device)
+
+
+class Compressor:
+    """Vision encoder and compressor of a Tempo, with the prompt of a segment or of an image."""
+
+    def __init__(self, model: TempoModel, prompt: SegmentPrompt) -> None:
+        self.model = model
+        self.prompt = prompt
+        self.decoder = model.compressor
+        self.device = model.memory_tokens.device
+
+    @cached_property
+    def system(self) -> KVCache:
+        """The keys and values of the system part: one sequence, the start of every segment."""
+        ids = torch.tensor(self.prompt.system, device=self.device)
+        cache = self.decoder.new_cache(1, len(ids))
+        positions = torch.arange(len(ids), device=self.device).expand(3, -1)
+        packing = cache.pack([0], [len(ids)])
+        self.decoder.extend(self.decoder.embed(ids), positions, packing, cache, outputs="none")
+        return cache
+
+    def encode(
+        self,
+        plan: SegmentPlan,
+        windows: Iterable[torch.Tensor],
+        clock: Clock,
+        progress: Progress | None = None,
+    ) -> EncodedVideo:
+        """Run the vision encoder and the visual part of every segment, as its frames come in.
+
+        windows: uint8 [frames, h, w, 3] of each segment in turn, an even number of frames.
+        """
+        count = len(plan.segments)
+        room = len(self.model.memory_tokens) + QUERY_ROOM
+        cache = self.decoder.new_cache(count, len(self.prompt.system) + plan.tokens + room)
+        cache.copy_prefix(self.system, range(count))
+        done = 0
+        for chunk in _chunks(windows, plan.segments):
+            rows = range(done, done + len(chunk))
+            segments = [plan.segments[row] for row in rows]
+            with clock("vision"):
+                tokens, features = self._see(torch.cat(chunk), plan.grid)
+            with clock("compress"):
+                self._prefill(rows, segments, tokens, features, cache)
+            done += len(chunk)
+            if progress:
+                progress("encode", done, count)
+        return EncodedVideo(plan, cache)
+
+    def _see(
+        self, frames: torch.Tensor, grid: tuple[int, int]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Visual tokens [V, D] and deepstack features [V, D] of frames [n, h, w, 3]."""
+        vision = self.model.vision
+        patches = to_patches(
+            frames.to(self.device, non_blocking=True),
+            patch=vision.config.patch,
+            temporal_patch=vision.config.temporal_patch,
+            merge=vision.config.merge,
+            dtype=self.model.memory_tokens.dtype,
+        )
+        tokens, features = vision(patches, grid)
+        return tokens.flatten(0, 1), [feature.flatten(0, 1) for feature in features]
+
+    def _prefill(
+        self,
+        rows: range,
+        segments: list[Segment],
+        tokens: torch.Tensor,
+        features: list[torch.Tensor],
+        cache: KVCache,
+    ) -> None:
+        """Append the visual parts of `segments` to their rows."""
+        ids = torch.cat([segment.ids for segment in segments]).to(self.device)
+        visual = torch.cat([segment.visual for segment in segments]).to(self.device)
+        positions = torch.cat([segment.positions for segment in segments], 1).to(self.device)
+        index = visual.nonzero()[:, 0]
+        hidden = self.decoder.embed(ids).index_copy_(0, index, tokens)
+        self.decoder.extend(
+            hidden,
+            positions,
+            cache.pack(rows, [len(segment.ids) for segment in segments]),
+            cache,
+            deepstack=Deepstack(index, features),
+            outputs="none",
+        )
+
+    def score(
+        self, video: EncodedVideo, query: list[int], progress: Progress | None = None
+    ) -> torch.Tensor:
+        """Append a query to every segment and read the relevance at its last token: float32 [S]."""
+        video.cache.rewind(video.visual_lengths)
+        embeds = self.decoder.embed(torch.tensor(query, device=self.device))
+        relevance = []
+        for rows in _even_chunks(len(video.visual_lengths), len(query)):
+            hidden = self._append(video, rows, [embeds] * len(rows), 0, "last")
+            relevance.append(self._relevance(hidden))
+            if progress:
+                progress("compress", rows.stop, len(video.visual_lengths))
+        return torch.cat(relevance)
+
+    def write(self, video: EncodedVideo, query: list[int], counts: list[int]) -> torch.Tensor:
+        """After `score` of the same query: the first counts[i] memory tokens of each segment.
+
+        Returns them after the final norm, packed [Σ counts, D] in segment order.
+        """
+        memory = self.model.memory_tokens
+        written = [memory[:0]]
+        for rows in _even_chunks(len(counts), len(memory)):
+            kept = [row for row in rows if counts[row]]
+            if kept:
+                embeds = [memory[: counts[row]] for row in kept]
+                hidden = self._append(video, kept, embeds, len(query), "all")
+                written.append(self.decoder.norm(hidden))
+        return torch.cat(written)
+
+    def score_and_write(
+        self, video: EncodedVideo, query: list[int], progress: Progress | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Query and all memory tokens in one pass: relevance float32 [S] and tokens [S, M, D]."""
+        video.cache.rewind(video.visual_lengths)
+        ids = torch.tensor(query, device=self.device)
+        embeds = torch.cat((self.decoder.embed(ids), self.model.memory_tokens))
+        relevance, memory = [], []
+        for rows in _even_chunks(len(video.visual_lengths), len(embeds)):
+            hidden = self._append(video, rows, [embeds] * len(rows), 0, "all")
+            hidden = hidden.unflatten(0, (len(rows), -1))[:, len(query) - 1 :]
+            relevance.append(self._relevance(hidden[:, 0]))
+            memory.append(self.decoder.norm(hidden[:, 1:]))
+            if progress:
+                progress("compress", rows.stop, len(video.visual_lengths))
+        return torch.cat(relevance), torch.cat(memory)
+
+    def _append(
+        self,
+        video: EncodedVideo,
+        rows: range | list[int],
+        embeds: list[torch.Tensor],
+        after: int,
+        outputs: str,
+    ) -> torch.Tensor:
+        """Extend rows by embeds, whose first token comes `after` tokens behind the visual part."""
+        lengths = [len(part) for part in embeds]
+        starts = video.next_positions[list(rows)] + after
+        packing = video.cache.pack(rows, lengths)
+        sizes = torch.tensor(lengths, device=self.device)
+        within = torch.arange(packing.tokens, device=self.device)
+        within -= packing.cu_seqlens[:-1].repeat_interleave(sizes)
+        positions = starts.repeat_interleave(sizes) + within
+        return self.decoder.extend(
+            torch.cat(embeds), positions.expand(3, -1), packing, video.cache, outputs=outputs
+        )
+
+    def _relevance(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Sigmoid of h · (Yes − No) for h [n, D] at the last prompt token, in float32."""
+        return torch.sigmoid(self.decoder.norm(hidden).float() @ self.model.yes_minus_no)
+
+
+def _chunks(
+    windows: Iterable[torch.Tensor], segments: list[Segment]
+) -> Iterator[list[torch.Tensor]]:
+    """Group the windows so that the visual parts of a group have at most CHUNK_TOKENS tokens."""
+    chunk, tokens = [], 0
+    for window, segment in zip(windows, segments, strict=True):
+        if chunk and tokens + len(segment.ids) > CHUNK_TOKENS:
+            yield chunk
+            chunk, tokens = [], 0
+        chunk.append(window)
+        tokens += len(segment.ids)
+    if chunk:
+        yield chunk
+
+
+def _even_chunks(rows: int, tokens: int) -> list[range]:
+    """Rows 0…rows in ranges that have at most CHUNK_TOKENS tokens at `tokens` a row."""
+    size = max(1, CHUNK_TOKENS // tokens)
+    return [range(first, min(first + size, rows)) for first in range(0, rows, size)]

@@ -1,0 +1,98 @@
+"""The compressor's prompt of a segment, tokenized in the parts that are reused.
+
+`[system | time tags and visual tokens | query]`: the system part is the same for every segment of
+every video, the visual part for every query. The published code tokenizes the whole prompt at once;
+cut only at special tokens, as here, the parts give the same ids.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import Literal
+
+from tempo_fast.errors import CheckpointError
+
+SYSTEM = (
+    "You are a query-conditioned visual compressor. Store in the provided memory tokens the "
+    "minimal visual information needed to answer the Query. Ignore irrelevant details. Now, before "
+    "compressing, answer exactly 'Yes' or 'No': is this segment relevant to the Query?"
+)
+BLANK_QUERY = "Describe this content."
+# A private-use character that no template contains: where the query goes.
+QUERY_MARK = "\ue000"
+START, END = "<|vision_start|>", "<|vision_end|>"
+
+Kind = Literal["video", "image"]
+
+
+class SegmentPrompt:
+    """The ids of a segment's prompt.
+
+    tokenizer: the base's, with its chat template. kind: a segment of a video, whose temporal
+    patches carry time tags, or one image. system: ids before the first that depends on the segment.
+    """
+
+    def __init__(self, tokenizer, kind: Kind) -> None:
+        self.tokenizer = tokenizer
+        content = [{"type": kind}, {"type": "text", "text": f"\nQuery:\n{QUERY_MARK}"}]
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        pad = f"<|{kind}_pad|>"
+        try:
+            self._head, rest = text.split(f"{START}{pad}{END}")
+            self._lead, tail = rest.split(QUERY_MARK)
+        except ValueError:
+            raise CheckpointError(
+                f"the base's chat template doesn't write one {START}{pad}{END} and then the text "
+                "of the user's message: is it Qwen3-VL's?"
+            ) from None
+        self._kind = kind
+        self._start, self._pad, self._end = tokenizer.convert_tokens_to_ids([START, pad, END])
+        self._tail = self._encode(tail)
+        # The last piece of the head may be tokenized together with a time tag.
+        pairs = zip(
+            self._encode(self._head), self._encode(self._head + time_tag(0.0)), strict=False
+        )
+        self.system = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def visual(self, times: list[float], tokens: int) -> list[int]:
+        """Ids from the end of the system part to the query, for one segment.
+
+        times: seconds of each temporal patch (an image has one, which is not written). tokens:
+        visual tokens of a temporal patch; their places hold the pad token.
+        """
+        ids: list[int] = []
+        for i, time in enumerate(times):
+            text = (self._head if i == 0 else "") + (
+                time_tag(time) if self._kind == "video" else ""
+            )
+            ids += self._encode(text)[0 if i else len(self.system) :]
+            ids += [self._start, *[self._pad] * tokens, self._end]
+        return ids
+
+    def query(self, query: str) -> list[int]:
+        """Ids from the end of the visual part to the first memory token.
+
+        A blank query becomes `Describe this content.`. Text that looks like a special token is
+        text.
+        """
+        text = self._lead + (query if query.strip() else BLANK_QUERY)
+        return encode_as_text(self.tokenizer, text) + self._tail
+
+    @property
+    def pad_token(self) -> int:
+        """The id that holds the place of a visual token."""
+        return self._pad
+
+
+def time_tag(seconds: float) -> str:
+    """A moment as both models are told it."""
+    return f"<{seconds:.1f} seconds>"
+
+
+def encode_as_text(tokenizer, text: str) -> list[int]:
+    """The ids of a user's text, in which the names of special tokens are ordinary characters."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids

@@ -1,0 +1,145 @@
+"""Which memory tokens a question keeps: token allocation and its ablations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tempo_fast.compression.allocation import allocate, check_budget, check_whole, checked_relevance
+from tempo_fast.compression.merging import merge_tokens
+from tempo_fast.errors import OptionError
+from tempo_fast.options import AskOptions
+
+DEFAULT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How many memory tokens each segment keeps (`allocate`) and which (`select`).
+
+    name:
+      head     the first k of each segment; k by adaptive token allocation.
+      tail     the last k. random: k at random places, in their order. tome: all M, merged down to
+               k by similarity (see `merging`). k as for head.
+      uniform  the first k; k is an equal share of the budget whatever the relevance.
+      none     all M of every segment, whatever the budget.
+    pruning: None, or how to choose the segments that keep all M; the other floor(S·prune_ratio)
+      keep prune_tokens each, and the budget is not looked at. topk: the most relevant are kept
+      whole. lastk: the least relevant (the opposite, as a control). random: any. Equal relevance
+      ranks the earlier segment higher. `name` still says which prune_tokens a segment keeps.
+    seed: of everything random here; None is 0, so that a question repeated gets the same tokens.
+
+    Raises OptionError for a name or number out of range.
+    """
+
+    name: str = "head"
+    pruning: str | None = None
+    prune_ratio: float = 0.5
+    prune_tokens: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        AskOptions(  # has the checks, so that names and ranges are written down once
+            strategy=self.name,
+            pruning=self.pruning,
+            prune_ratio=self.prune_ratio,
+            prune_tokens=self.prune_tokens,
+            seed=self.seed,
+        )
+
+    @property
+    def needs_every_token(self) -> bool:
+        """True when `select` looks past the first k tokens of a segment."""
+        return self.name in ("tail", "random", "tome")
+
+    @property
+    def shares_budget(self) -> bool:
+        """True when `allocate` divides the budget among the segments."""
+        return self.pruning is None and self.name != "none"
+
+    def allocate(
+        self,
+        relevance: Tensor | Sequence[float],
+        *,
+        tokens: int,
+        budget: int,
+        min_tokens: int = 4,
+    ) -> Tensor:
+        """Memory tokens that each segment keeps: int64 [S], on the device of `relevance`.
+
+        Arguments and errors are those of `allocation.allocate`. uniform: B // S each and one more
+        for the first B % S segments, at most M; min_tokens is not used. none and pruning use
+        neither budget nor min_tokens.
+        """
+        if self.pruning is None and self.name not in ("uniform", "none"):
+            return allocate(relevance, tokens=tokens, budget=budget, min_tokens=min_tokens)
+        scores = checked_relevance(relevance)
+        check_whole(tokens=tokens)
+        segments = len(scores)
+        if self.pruning is not None:
+            counts = self._prune(scores, tokens)
+        elif self.name == "none":
+            counts = torch.full((segments,), tokens)
+        else:
+            check_budget(budget, segments)
+            counts = budget // segments + (torch.arange(segments) < budget % segments).long()
+            counts = counts.clamp(max=tokens)
+        return counts.to(relevance.device) if isinstance(relevance, Tensor) else counts
+
+    def _prune(self, scores: Tensor, tokens: int) -> Tensor:
+        segments = len(scores)
+        if self.pruning == "random":
+            order = torch.randperm(segments, generator=self._generator())
+        else:
+            order = scores.argsort(descending=True, stable=True)
+            order = order.flip(0) if self.pruning == "lastk" else order
+        whole = segments - math.floor(segments * self.prune_ratio)
+        counts = torch.full((segments,), min(self.prune_tokens, tokens))
+        counts[order[:whole]] = tokens
+        return counts
+
+    def select(self, memory: Tensor, allocations: Tensor | Sequence[int]) -> Tensor:
+        """The kept tokens of `memory` [S, M, D], packed in segment order: [Σk, D].
+
+        allocations: whole numbers [S], each 0…M. Positions past the first k are only looked at
+        where `needs_every_token`. Raises OptionError if the two don't fit together.
+        """
+        counts = torch.as_tensor(allocations).to("cpu", torch.long)
+        if memory.ndim != 3 or counts.shape != memory.shape[:1]:
+            raise OptionError(
+                "memory [S, M, D] and allocations [S] must have the same segments; got shapes "
+                f"{list(memory.shape)} and {list(counts.shape)}"
+            )
+        segments, tokens, width = memory.shape
+        if ((counts < 0) | (counts > tokens)).any():
+            raise OptionError(f"allocations must lie in 0…{tokens}; got {counts.tolist()}")
+        if self.name == "tome":
+            return merge_tokens(memory, counts)
+        place = torch.arange(tokens).expand(segments, tokens)
+        if self.name == "tail":
+            place = place.flip(1)
+        elif self.name == "random":
+            place = torch.rand(segments, tokens, generator=self._generator()).argsort(1).argsort(1)
+        index = (place < counts[:, None]).flatten().nonzero().flatten()
+        return memory.reshape(-1, width).index_select(0, index.to(memory.device))
+
+    def _generator(self) -> torch.Generator:
+        # On the CPU, so that the same seed gives the same tokens on every device.
+        return torch.Generator().manual_seed(DEFAULT_SEED if self.seed is None else self.seed)
+
+
+def strategy_of(options: AskOptions) -> Strategy:
+    """The strategy that `options` ask for; `none` where dynamic_compress is off."""
+    if not options.dynamic_compress:
+        return Strategy(name="none")
+    return Strategy(
+        name=options.strategy,
+        pruning=options.pruning,
+        prune_ratio=options.prune_ratio,
+        prune_tokens=options.prune_tokens,
+        seed=options.seed,
+    )

@@ -1,0 +1,1 @@
+"""How the models run: kv cache, attention backends, sampling and generation."""

@@ -1,0 +1,157 @@
+"""The kv cache: the keys and values of n sequences, and what is being appended to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import torch
+
+from tempo_fast.checkpoint.config import DecoderConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring sequences with the same number of new tokens and of cached ones.
+
+    tokens: their slice of the packed tokens. rows: their slice of the cache.
+    """
+
+    tokens: slice
+    rows: slice
+    new: int
+    past: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The new tokens of n sequences, packed one sequence after the other.
+
+    rows: each sequence's row of the cache. new: its new tokens (0 is allowed). past: its tokens
+    cached before. capacity: tokens a row of the cache has room for.
+    """
+
+    rows: tuple[int, ...]
+    new: tuple[int, ...]
+    past: tuple[int, ...]
+    capacity: int
+    device: torch.device
+
+    @property
+    def tokens(self) -> int:
+        """All new tokens, T."""
+        return sum(self.new)
+
+    @cached_property
+    def cu_seqlens(self) -> torch.Tensor:
+        """int64 [n + 1]: where each sequence starts in the packed tokens."""
+        ends = torch.tensor((0, *self.new)).cumsum(0)
+        return ends.to(self.device)
+
+    @cached_property
+    def slots(self) -> torch.Tensor:
+        """int64 [T]: the place of each new token in the cache seen as [n · capacity] tokens."""
+        new = torch.tensor(self.new)
+        first = torch.tensor(self.rows) * self.capacity + torch.tensor(self.past)
+        within = torch.arange(self.tokens) - (new.cumsum(0) - new).repeat_interleave(new)
+        return (first.repeat_interleave(new) + within).to(self.device)
+
+    @cached_property
+    def last(self) -> torch.Tensor:
+        """int64 [n]: the packed index of each sequence's last new token."""
+        return self.cu_seqlens[1:] - 1
+
+    def only_last(self) -> Packing:
+        """The packing of each sequence's last new token alone, after all that came before it."""
+        past = tuple(past + new - 1 for past, new in zip(self.past, self.new, strict=True))
+        return Packing(self.rows, (1,) * len(self.rows), past, self.capacity, self.device)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The sequences grouped into the largest dense batches, in order; empty ones left out."""
+        runs, token = [], 0
+        numbered = zip(range(len(self.rows)), self.rows, self.new, self.past, strict=True)
+        # Consecutive sequences in consecutive rows have the same difference of row and number.
+        for (offset, new, past), group in groupby(numbered, lambda s: (s[1] - s[0], s[2], s[3])):
+            first, *rest = group
+            count = 1 + len(rest)
+            row = first[0] + offset
+            if new:
+                tokens = slice(token, token + count * new)
+                runs.append(Run(tokens, slice(row, row + count), new, past))
+            token += count * new
+        return runs
+
+
+class KVCache:
+    """Keys and values of n sequences in rows of equal capacity.
+
+    keys, values: a tensor [n, capacity, kv_heads, head_dim] for each layer. lengths: tokens that
+    are valid in each row; `Decoder.extend` appends after them, `rewind` forgets what was appended.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        sequences: int,
+        capacity: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.config = config
+        self.capacity = capacity
+        self.lengths = [0] * sequences
+        self.device = device
+        self.dtype = dtype
+        self.keys = [self._empty() for _ in range(config.layers)]
+        self.values = [self._empty() for _ in range(config.layers)]
+
+    def _empty(self) -> torch.Tensor:
+        shape = (len(self.lengths), self.capacity, self.config.kv_heads, self.config.head_dim)
+        return torch.empty(shape, device=self.device, dtype=self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the keys and values take."""
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def pack(self, rows: Sequence[int], new: Sequence[int]) -> Packing:
+        """Describe appending new[i] tokens to rows[i], after growing the rows to hold them."""
+        past = tuple(self.lengths[row] for row in rows)
+        self.reserve(max((p + n for p, n in zip(past, new, strict=True)), default=0))
+        return Packing(tuple(rows), tuple(new), past, self.capacity, self.device)
+
+    def commit(self, packing: Packing) -> None:
+        """Count the tokens of `packing` as cached: every layer has written them."""
+        for row, past, new in zip(packing.rows, packing.past, packing.new, strict=True):
+            self.lengths[row] = past + new
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget every token after the first lengths[i] of row i."""
+        self.lengths = [min(old, new) for old, new in zip(self.lengths, lengths, strict=True)]
+
+    def reserve(self, capacity: int) -> None:
+        """Give every row room for `capacity` tokens, a layer at a time: only one is held twice."""
+        if capacity <= self.capacity:
+            return
+        used = max(self.lengths)
+        self.capacity = capacity
+        for layers in (self.keys, self.values):
+            for i, old in enumerate(layers):
+                layers[i] = self._empty()
+                layers[i][:, :used] = old[:, :used]
+
+    def copy_prefix(self, prefix: KVCache, rows: Iterator[int] | Sequence[int]) -> None:
+        """Put the tokens of the one sequence in `prefix` in `rows`, in place of all they hold."""
+        rows = list(rows)
+        length = prefix.lengths[0]
+        self.reserve(length)
+        for mine, theirs in zip(
+            (*self.keys, *self.values), (*prefix.keys, *prefix.values), strict=True
+        ):
+            mine[rows, :length] = theirs[0, :length]
+        for row in rows:
+            self.lengths[row] = length

@@ -1,0 +1,21 @@
+"""The package's own exceptions: every one says what was wrong and what to do about it."""
+
+
+class TempoError(Exception):
+    """Base of every error that tempo_fast raises on purpose."""
+
+
+class CheckpointError(TempoError):
+    """A checkpoint that is missing, incomplete, or not of Tempo's layout."""
+
+
+class VideoError(TempoError):
+    """A video, image or array of frames that can't be read as one."""
+
+
+class OptionError(TempoError, ValueError):
+    """An option that is unknown, out of range, or can't be met together with another."""
+
+
+class ModelError(TempoError):
+    """The model computed something that is no number (its weights or kernels are broken)."""

@@ -1,0 +1,1 @@
+"""The networks of Tempo: vision encoder, decoder (compressor and language model), projector."""

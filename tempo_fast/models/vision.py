@@ -1,0 +1,182 @@
+"""The Qwen3-VL vision encoder: patches of frame pairs to visual tokens.
+
+Every temporal patch (a pair of frames) attends only to itself and all have the same size, so they
+run as one dense batch; positions depend on the grid alone and are made once per grid.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu
+
+from tempo_fast.checkpoint.config import VisionConfig
+from tempo_fast.engine.attention import attend_frames
+from tempo_fast.models.layers import LayerNorm, Linear, empty, parameters_by_name, rotate
+from tempo_fast.models.rotary import rotary_frequencies
+
+EPS = 1e-6
+THETA = 10000.0
+
+
+def merge_order(x: torch.Tensor, merge: int) -> torch.Tensor:
+    """[h, w, ...] row by row → [h · w, ...] in the order of merge × merge blocks."""
+    h, w = x.shape[:2]
+    blocks = x.reshape(h // merge, merge, w // merge, merge, *x.shape[2:])
+    return blocks.transpose(1, 2).reshape(h * w, *x.shape[2:])
+
+
+class Attention(nn.Module):
+    """Multi-head attention within one temporal patch, rotated in float32 by row and column."""
+
+    def __init__(self, config: VisionConfig, **where) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = Linear(config.width, 3 * config.width, **where)
+        self.proj = Linear(config.width, config.width, **where)
+
+    def forward(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k = (rotate(part.float(), *turn).to(x.dtype) for part in (q, k))
+        return self.proj(attend_frames(q, k, v).flatten(2))
+
+
+class MLP(nn.Module):
+    """fc1, GELU, fc2."""
+
+    def __init__(self, sizes: tuple[int, int, int], approximate: str, **where) -> None:
+        super().__init__()
+        inputs, hidden, outputs = sizes
+        self.linear_fc1 = Linear(inputs, hidden, **where)
+        self.linear_fc2 = Linear(hidden, outputs, **where)
+        self.approximate = approximate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear_fc2(gelu(self.linear_fc1(x), approximate=self.approximate))
+
+
+class Block(nn.Module):
+    """A transformer block with LayerNorm before attention and MLP."""
+
+    def __init__(self, config: VisionConfig, **where) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(config.width, EPS, **where)
+        self.norm2 = LayerNorm(config.width, EPS, **where)
+        self.attn = Attention(config, **where)
+        self.mlp = MLP((config.width, config.ffn, config.width), "tanh", **where)
+
+    def forward(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x), turn)
+        return x + self.mlp(self.norm2(x))
+
+
+class Merger(MLP):
+    """merge × merge neighbouring patches to one visual token, normed one by one or all at once."""
+
+    def __init__(self, config: VisionConfig, *, norm_merged: bool, **where) -> None:
+        self.merged = config.width * config.merge**2
+        super().__init__((self.merged, self.merged, config.out_width), "none", **where)
+        self.norm = LayerNorm(self.merged if norm_merged else config.width, EPS, **where)
+        self.norm_merged = norm_merged
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norm_merged:
+            return super().forward(self.norm(x.reshape(*x.shape[:-2], -1, self.merged)))
+        return super().forward(self.norm(x).reshape(*x.shape[:-2], -1, self.merged))
+
+
+class PatchEmbedding(nn.Module):
+    """The linear map of one patch's pixels [..., channels · time · rows · columns]."""
+
+    def __init__(self, config: VisionConfig, **where) -> None:
+        super().__init__()
+        size = (config.channels, config.temporal_patch, config.patch, config.patch)
+        self.weight = empty(config.width, *size, **where)
+        self.bias = empty(config.width, **where)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(patches, self.weight.flatten(1), self.bias)
+
+
+class VisionEncoder(nn.Module):
+    """Patches [n, P, pixels] of n temporal patches to visual tokens [n, P / merge², out_width]."""
+
+    def __init__(self, config: VisionConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        where = {"device": device, "dtype": dtype}
+        self.config = config
+        self.patch_embed = nn.ModuleDict({"proj": PatchEmbedding(config, **where)})
+        self.pos_embed = nn.ParameterDict(
+            {"weight": empty(config.positions, config.width, **where)}
+        )
+        self.blocks = nn.ModuleList(Block(config, **where) for _ in range(config.layers))
+        self.merger = Merger(config, norm_merged=False, **where)
+        self.deepstack_merger_list = nn.ModuleList(
+            Merger(config, norm_merged=True, **where) for _ in config.deepstack
+        )
+        self.grid_tables = lru_cache(maxsize=8)(self._grid_tables)
+
+    def _grid_tables(self, h: int, w: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Position embeddings [P, width] and rotary cos, sin [P, 1, head_dim] of an h × w grid."""
+        device = self.pos_embed.weight.device
+        row, column = torch.meshgrid(
+            torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij"
+        )
+        place = merge_order(torch.stack((row, column), -1), self.config.merge)
+        # Half of the frequencies turn with the row, half with the column. The published code
+        # carries them through float16.
+        half = self.config.width // self.config.heads // 2
+        frequency = rotary_frequencies(half, THETA, device, through_float16=True)
+        angle = (place[..., None].float() * frequency).flatten(1)
+        angle = torch.cat((angle, angle), -1)[:, None]
+        table = merge_order(self._interpolate(h, w), self.config.merge)
+        return table, angle.cos(), angle.sin()
+
+    def _interpolate(self, h: int, w: int) -> torch.Tensor:
+        """[h, w, width]: the square position table resized bilinearly, corners kept in place."""
+        weight = self.pos_embed.weight
+        side = int(self.config.positions**0.5)
+        table = weight.view(side, side, -1)
+        corners = []
+        for size in (h, w):
+            at = torch.linspace(0, side - 1, size, device=weight.device)
+            low = at.long()
+            corners.append((low, (low + 1).clamp_(max=side - 1), at - low))
+        (top, bottom, dy), (left, right, dx) = corners
+        dy, dx = dy[:, None], dx[None]
+        parts = (
+            (top, left, (1 - dy) * (1 - dx)),
+            (top, right, (1 - dy) * dx),
+            (bottom, left, dy * (1 - dx)),
+            (bottom, right, dy * dx),
+        )
+        first, *rest = (
+            table[rows[:, None], columns] * share[..., None].to(weight.dtype)
+            for rows, columns, share in parts
+        )
+        return sum(rest, first)
+
+    def forward(
+        self, patches: torch.Tensor, grid: tuple[int, int]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Encode n temporal patches of one grid.
+
+        patches: [n, P, pixels] with P = h · w of grid (h, w), in merge-block order. Returns the
+        visual tokens [n, P / merge², out_width] and the deepstack features, one such tensor a
+        deepstack layer.
+        """
+        table, *turn = self.grid_tables(*grid)
+        x = self.patch_embed["proj"](patches) + table
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(x, turn)
+            if i in self.config.deepstack:
+                merger = self.deepstack_merger_list[self.config.deepstack.index(i)]
+                features.append(merger(x))
+        return self.merger(x), features
+
+    def checkpoint_targets(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Where each parameter of the checkpoint goes."""
+        return parameters_by_name(self, prefix)

@@ -1,0 +1,181 @@
+"""The options of the front door: their names, defaults and ranges, in one place.
+
+The names and defaults are those of the published inference script and evaluation. Those of
+`OpenOptions` decide what is encoded (once per video), those of `AskOptions` what one question gets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+
+from tempo_fast.errors import OptionError
+
+STRATEGIES = ("head", "tail", "random", "tome", "uniform", "none")
+PRUNINGS = ("topk", "lastk", "random")
+
+
+def _number(name: str, value: object, least: float, most: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
+        limits = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
+        raise OptionError(f"{name} must be a number {limits}; got {value!r}")
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise OptionError(f"{name} must be a whole number of at least {least}; got {value!r}")
+
+
+def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise OptionError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """What is read of a video and how it is cut into segments.
+
+    video_fps: wanted sampling rate, frames a second.
+    max_frames, min_frames: limits on the number of sampled frames.
+    frame_windows: frames in a segment (W). frame_stride: frames from the start of one segment to
+        the start of the next; by default the same as frame_windows, so that segments tile the
+        video.
+    clip: (start, end) in seconds, to read only that part; times are then counted from its start.
+    fps: for frames that are already sampled (an array), their rate; an array needs it.
+    """
+
+    video_fps: float = 2.0
+    max_frames: int = 1024
+    min_frames: int = 4
+    frame_windows: int = 8
+    frame_stride: int | None = None
+    clip: tuple[float, float] | None = None
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        _number("video_fps", self.video_fps, 1e-6)
+        _whole("max_frames", self.max_frames, 1)
+        _whole("min_frames", self.min_frames, 1)
+        if self.min_frames > self.max_frames:
+            raise OptionError(
+                f"min_frames={self.min_frames} is more than max_frames={self.max_frames}"
+            )
+        _whole("frame_windows", self.frame_windows, 1)
+        if self.frame_stride is not None:
+            _whole("frame_stride", self.frame_stride, 1)
+        if self.fps is not None:
+            _number("fps", self.fps, 1e-6)
+        if self.clip is not None:
+            if not isinstance(self.clip, Sequence) or len(self.clip) != 2:
+                raise OptionError(f"clip must be (start, end) in seconds; got {self.clip!r}")
+            start, end = self.clip
+            _number("the start of clip", start, 0)
+            _number("the end of clip", end, 0)
+            if not start < end < math.inf:
+                raise OptionError(f"clip must end after it starts; got {self.clip!r}")
+
+    @property
+    def stride(self) -> int:
+        """Frames from the start of one segment to the start of the next."""
+        return self.frame_windows if self.frame_stride is None else self.frame_stride
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskOptions:
+    """How one question is compressed and answered.
+
+    visual_token_budget: memory tokens that all segments share (B). min_tokens: the least a segment
+        gets (m). dynamic_compress: False keeps every memory token of every segment.
+    strategy: which memory tokens are kept; see `tempo_fast.compression.strategies`. pruning:
+    instead
+        of a budget, all tokens of the better share of the segments (1 - prune_ratio) and
+        prune_tokens of each other one.
+    lazy: score first and make only the memory tokens that are kept (where the strategy allows it);
+        False makes all of them in one pass. The answer is the same.
+    tokenizer_model_max_length: context of the language model; the visual part is cut to fit it.
+    temperature: 0 is greedy; above it, sampling from the top_p nucleus with `seed`.
+    stop: strings that end the answer (not part of it). max_new_tokens: its length limit.
+    """
+
+    visual_token_budget: int = 8192
+    min_tokens: int = 4
+    strategy: str = "head"
+    pruning: str | None = None
+    prune_ratio: float = 0.5
+    prune_tokens: int = 0
+    dynamic_compress: bool = True
+    lazy: bool = True
+    tokenizer_model_max_length: int = 16384
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        _whole("visual_token_budget", self.visual_token_budget, 1)
+        _whole("min_tokens", self.min_tokens, 1)
+        _one_of("strategy", self.strategy, STRATEGIES)
+        if self.pruning is not None:
+            _one_of("pruning", self.pruning, PRUNINGS)
+            if self.strategy in ("uniform", "none"):
+                raise OptionError(
+                    f"pruning={self.pruning!r} decides how many tokens a segment keeps and so does "
+                    f"strategy={self.strategy!r}: give one of them"
+                )
+        _number("prune_ratio", self.prune_ratio, 0.0, 1.0)
+        _whole("prune_tokens", self.prune_tokens, 0)
+        if self.pruning is not None and self.prune_ratio == 1 and self.prune_tokens == 0:
+            raise OptionError(
+                "prune_ratio=1 with prune_tokens=0 keeps nothing of the video: lower prune_ratio "
+                "or raise prune_tokens"
+            )
+        _whole("tokenizer_model_max_length", self.tokenizer_model_max_length, 1)
+        _number("temperature", self.temperature, 0.0)
+        _number("top_p", self.top_p, 0.0, 1.0)
+        if self.top_p == 0.0:
+            raise OptionError("top_p must be above 0; temperature=0 is greedy")
+        if self.seed is not None:
+            _whole("seed", self.seed, 0)
+            if self.seed >= 2**64:
+                raise OptionError(f"seed must be below 2^64; got {self.seed}")
+        _whole("max_new_tokens", self.max_new_tokens, 1)
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise OptionError(f"stop must be non-empty strings; got {self.stop!r}")
+        object.__setattr__(self, "stop", stop)
+        for name in ("dynamic_compress", "lazy"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} must be True or False; got {getattr(self, name)!r}")
+
+
+def _names(kind: type) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def split_options(options: Mapping[str, object]) -> tuple[OpenOptions, AskOptions]:
+    """Sort the keyword options of `pipe(...)` into those of `open` and those of `ask`.
+
+    Raises OptionError for a name that neither knows.
+    """
+    unknown = sorted(set(options) - _names(OpenOptions) - _names(AskOptions))
+    if unknown:
+        known = ", ".join(sorted(_names(OpenOptions) | _names(AskOptions)))
+        raise OptionError(f"unknown option {', '.join(unknown)}; the options are: {known}")
+    return tuple(
+        kind(**{name: value for name, value in options.items() if name in _names(kind)})
+        for kind in (OpenOptions, AskOptions)
+    )
+
+
+def make_options(kind: type, options: Mapping[str, object]):
+    """`kind(**options)` with an OptionError for an unknown name."""
+    unknown = sorted(set(options) - _names(kind))
+    if unknown:
+        raise OptionError(
+            f"unknown option {', '.join(unknown)}; the options here are: "
+            + ", ".join(sorted(_names(kind)))
+        )
+    return kind(**options)

@@ -1,0 +1,148 @@
+"""The front door: load a Tempo, open a video, ask."""
+
+from __future__ import annotations
+
+from functools import partial
+from os import PathLike
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tempo_fast.answer import Answer, CompressedVideo
+from tempo_fast.checkpoint.files import resolve
+from tempo_fast.checkpoint.load import Checkpoint, load
+from tempo_fast.compression.compressor import Compressor, Progress
+from tempo_fast.compression.plan import plan_segments
+from tempo_fast.compression.prompt import SegmentPrompt
+from tempo_fast.engine.clock import Clock
+from tempo_fast.language_model.prompt import LanguagePrompt
+from tempo_fast.options import AskOptions, OpenOptions, make_options, split_options
+from tempo_fast.session import AnswerStream, Video, check_question, question_strategy
+from tempo_fast.video.resize import frame_size, image_size, resize_frame, resize_image
+from tempo_fast.video.segments import SegmentReader, windows
+from tempo_fast.video.source import open_source
+
+AnyVideo = str | PathLike | np.ndarray | torch.Tensor | Image.Image
+
+
+class TempoFastPipeline:
+    """A loaded Tempo that answers questions about videos and images.
+
+    `pipe(video, query)` answers one question; `pipe.open(video)` encodes a video once for any
+    number of them. A video is a path (a video file, gif, `.npy`, image or folder of images), a
+    uint8 array [F, H, W, 3] of frames already sampled at `fps`, or an image (PIL or array [H, W,
+    3]).
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.config = checkpoint.config
+        self.device = checkpoint.model.memory_tokens.device
+        self.dtype = checkpoint.model.memory_tokens.dtype
+        vision, limits = self.config.vision, checkpoint.image_limits
+        self._image_limits = {
+            "factor": vision.patch * vision.merge,
+            "min_pixels": limits.min_pixels,
+            "max_pixels": limits.max_pixels,
+        }
+        self._prompt = LanguagePrompt(checkpoint.tokenizer, checkpoint.model)
+        self._compressors = {
+            kind: Compressor(checkpoint.model, SegmentPrompt(checkpoint.base_tokenizer, kind))
+            for kind in ("video", "image")
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | PathLike,
+        base: str | PathLike | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "auto",
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> TempoFastPipeline:
+        """Load a Tempo checkpoint.
+
+        model: a folder, or a hub id such as "Vision-CAIR/Tempo-6B"; revision: branch, tag or commit
+        of that id. base: folder or id of the Qwen3-VL base; by default a folder of its name beside
+        `model`, else the id that the checkpoint names. device: by default CUDA where there is one.
+        dtype: "auto" (as stored), "float32" or "bfloat16". local_files_only: never use the network.
+        Raises CheckpointError when anything is missing or doesn't fit.
+        """
+        files = resolve(model, base, revision=revision, local_files_only=local_files_only)
+        return cls(load(files, device, dtype))
+
+    def __call__(
+        self, video: AnyVideo, query: str, *, progress: Progress | None = None, **options
+    ) -> Answer:
+        """Answer one question about a video.
+
+        options: those of OpenOptions and AskOptions in `tempo_fast.options`. progress: called with
+        (stage, done, total) for the stages "encode", "compress" and "generate".
+        Raises VideoError for a video that can't be read and OptionError for an option.
+        """
+        return self.stream(video, query, progress=progress, **options).finish()
+
+    def stream(
+        self, video: AnyVideo, query: str, *, progress: Progress | None = None, **options
+    ) -> AnswerStream:
+        """As calling the pipeline, but the text comes in pieces as it is made."""
+        opening, asking = split_options(options)
+        with self._open(video, opening, (query, asking), progress) as opened:
+            answer = opened._ask(query, asking, progress)
+        for stage, seconds in opened.timings.items():
+            answer._clock.add(stage, seconds)
+        return answer
+
+    def compress(
+        self, video: AnyVideo, query: str, *, progress: Progress | None = None, **options
+    ) -> CompressedVideo:
+        """The memory tokens and language-model input of one question, without answering it."""
+        opening, asking = split_options(options)
+        with self._open(video, opening, (query, asking), progress) as opened:
+            return opened._compress(query, asking, Clock(self.device), progress)
+
+    def open(self, video: AnyVideo, *, progress: Progress | None = None, **options) -> Video:
+        """Encode a video once, before any question.
+
+        options: those of `tempo_fast.options.OpenOptions`.
+        """
+        return self._open(video, make_options(OpenOptions, options), None, progress)
+
+    def _open(
+        self,
+        video: AnyVideo,
+        options: OpenOptions,
+        question: tuple[str, AskOptions] | None,
+        progress: Progress | None,
+    ) -> Video:
+        """Read and encode a video, after checking that `question`, if there is one, can be met."""
+        clock = Clock(self.device)
+        with open_source(video, options) as source:
+            compressor = self._compressors["image" if source.is_image else "video"]
+            if question is not None:
+                query, asking = question
+                strategy = question_strategy(compressor, asking, is_image=source.is_image)
+                segments = len(windows(source.count, options.frame_windows, options.stride))
+                check_question(self._prompt, query, asking, strategy, segments)
+            size, resize = frame_size, resize_frame
+            if source.is_image:
+                size = partial(image_size, **self._image_limits)
+                resize = partial(resize_image, **self._image_limits)
+            plan = plan_segments(
+                compressor.prompt,
+                windows(source.count, options.frame_windows, options.stride),
+                frame_size=size(source.height, source.width),
+                vision=self.config.vision,
+                window_size=options.frame_windows,
+                real_fps=source.real_fps,
+                is_image=source.is_image,
+            )
+            with SegmentReader(
+                source, options.frame_windows, options.stride, resize=resize
+            ) as reader:
+                encoded = compressor.encode(plan, reader, clock, progress)
+            clock.add("decode", reader.decode_seconds)
+            clock.add("resize", reader.resize_seconds)
+        return Video(compressor, self._prompt, encoded, self.checkpoint.stop_tokens, clock.seconds)

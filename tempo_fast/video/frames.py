@@ -1,0 +1,69 @@
+"""What every kind of video gives: its sampled frames, one at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from time import perf_counter
+
+import numpy as np
+
+from tempo_fast.errors import VideoError
+
+
+class FrameSource(ABC):
+    """The sampled frames of one video (or one image), read in order and one at a time.
+
+    count: sampled frames (F). height, width: of the frames as they are yielded, in pixels.
+    real_fps: sampled frames a second. is_image: a single still image, which the model reads
+    without time. decode_seconds: time spent reading and decoding so far.
+
+    A context manager; `close` may be called more than once, and from then on iterating raises
+    VideoError. Each iteration starts again at the first frame.
+    """
+
+    def __init__(
+        self, *, count: int, height: int, width: int, real_fps: float, is_image: bool = False
+    ) -> None:
+        self.count = count
+        self.height = height
+        self.width = width
+        self.real_fps = real_fps
+        self.is_image = is_image
+        self.decode_seconds = 0.0
+        self._closed = False
+
+    @abstractmethod
+    def _frames(self) -> Iterator[np.ndarray]:
+        """A generator of the frames, as for `__iter__`; releases what it opened when it ends."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield `count` arrays, uint8 [height, width, 3] RGB, in the order of the samples."""
+        if self._closed:
+            raise VideoError("the video was closed; open it again to read its frames")
+        return self._timed()
+
+    def _timed(self) -> Iterator[np.ndarray]:
+        frames = self._frames()
+        try:
+            while True:
+                began = perf_counter()
+                try:
+                    frame = next(frames, None)
+                finally:
+                    self.decode_seconds += perf_counter() - began
+                if frame is None:
+                    return
+                yield frame
+        finally:
+            frames.close()
+
+    def close(self) -> None:
+        """Give up the source."""
+        self._closed = True
+
+    def __enter__(self) -> FrameSource:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,152 @@
+"""The published resizing: three steps for the frames of a video, one for an image.
+
+Every step starts from and ends in 8-bit values: fusing steps would change pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from tempo_fast.errors import VideoError
+
+LONGEST_SIDE = 512
+LONGEST_MULTIPLE = 16
+MAX_RATIO = 200
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sides are multiples of `factor`, the area lies within [least, most] pixels."""
+
+    factor: int
+    least: int
+    most: float = math.inf
+
+
+COARSE = Limits(factor=64, least=4 * 64**2)
+PROCESSOR = Limits(factor=32, least=128 * 32**2, most=768 * 32**2)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One resizing. by_pillow: Pillow's 8-bit bicubic; else torch's in float32, rounded."""
+
+    height: int
+    width: int
+    by_pillow: bool
+
+
+def check_ratio(height: int, width: int) -> None:
+    """Raises VideoError when one side is more than 200 times the other."""
+    if max(height, width) > MAX_RATIO * min(height, width):
+        raise VideoError(
+            f"a frame of {width}x{height} has an aspect ratio over {MAX_RATIO}; crop or pad it"
+        )
+
+
+def fit(height: int, width: int, limits: Limits) -> tuple[int, int]:
+    """The nearest allowed (height, width): Qwen's smart resize, Python's rounding of halves."""
+    factor = limits.factor
+    rows = max(factor, round(height / factor) * factor)
+    columns = max(factor, round(width / factor) * factor)
+    if rows * columns > limits.most:
+        beta = math.sqrt(height * width / limits.most)
+        rows = max(factor, math.floor(height / beta / factor) * factor)
+        columns = max(factor, math.floor(width / beta / factor) * factor)
+    elif rows * columns < limits.least:
+        beta = math.sqrt(limits.least / (height * width))
+        rows = math.ceil(height * beta / factor) * factor
+        columns = math.ceil(width * beta / factor) * factor
+    return rows, columns
+
+
+def _shorten(height: int, width: int) -> tuple[int, int]:
+    if max(height, width) <= LONGEST_SIDE:
+        return height, width
+    scale = LONGEST_SIDE / max(height, width)
+    rows, columns = (
+        max(LONGEST_MULTIPLE, int(round(side * scale / LONGEST_MULTIPLE) * LONGEST_MULTIPLE))
+        for side in (height, width)
+    )
+    return rows, columns
+
+
+@lru_cache(maxsize=256)
+def plan_resize(height: int, width: int) -> tuple[Step, ...]:
+    """The resizings that a video frame of this size goes through; sides in pixels.
+
+    The last one's (height, width) is what the model sees, or the frame's own where there is none.
+    Raises VideoError for an aspect ratio over 200.
+    """
+    check_ratio(height, width)
+    steps, size = [], (height, width)
+    for target, by_pillow in (
+        (_shorten, True),
+        (lambda rows, columns: fit(rows, columns, COARSE), True),
+        (lambda rows, columns: fit(rows, columns, PROCESSOR), False),
+    ):
+        wanted = target(*size)
+        if wanted != size:
+            steps.append(Step(*wanted, by_pillow))
+            size = wanted
+    return tuple(steps)
+
+
+def _by_pillow(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) -> np.ndarray:
+    # torch wants channels first; the copy also frees it of arrays that can't be written to.
+    planes = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].to(dtype)
+    resized = functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)
+    if dtype.is_floating_point:
+        resized = resized.clamp_(0, 255).round_().to(torch.uint8)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def frame_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) that `resize_frame` gives a video frame of this size."""
+    steps = plan_resize(height, width)
+    return (steps[-1].height, steps[-1].width) if steps else (height, width)
+
+
+def resize_frame(frame: np.ndarray) -> np.ndarray:
+    """Resize a video frame, uint8 [H, W, 3], to uint8 [h, w, 3] by the steps of `plan_resize`."""
+    for step in plan_resize(*frame.shape[:2]):
+        if step.by_pillow:
+            frame = _by_pillow(frame, step.height, step.width)
+        else:
+            frame = _by_torch(frame, step.height, step.width, torch.float32)
+    return frame
+
+
+def image_size(
+    height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """(height, width) that `resize_image` gives an image of this size."""
+    check_ratio(height, width)
+    return fit(height, width, Limits(factor, min_pixels, max_pixels))
+
+
+def resize_image(image: np.ndarray, *, factor: int, min_pixels: int, max_pixels: int) -> np.ndarray:
+    """Resize a single image, uint8 [H, W, 3], to uint8 [h, w, 3] as the image processor does.
+
+    factor: of the sides. min_pixels, max_pixels: limits of the area, `shortest_edge` and
+    `longest_edge` of the processor's configuration.
+    Raises VideoError for an aspect ratio over 200.
+    """
+    wanted = image_size(
+        *image.shape[:2], factor=factor, min_pixels=min_pixels, max_pixels=max_pixels
+    )
+    if wanted == image.shape[:2]:
+        return image
+    return _by_torch(image, *wanted, torch.uint8)

@@ -1,0 +1,122 @@
+"""Look through a video file's packets, decoding nothing, to learn which frames it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from tempo_fast.errors import VideoError
+
+# A Matroska header states the length of the whole file; ends this much short of it are cut off.
+_SLACK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """The frames of a file. total: how many. fps: their mean rate, 0 where the file states none.
+
+    times: int64 [total], their presentation times in the stream's time base, rising; None where the
+    file's times don't tell frames apart and frames are counted as they are decoded.
+    keyframes: int64 [K, 2], (presentation, decoding) times of keyframes with both, by presentation.
+    """
+
+    total: int
+    fps: float
+    times: np.ndarray | None
+    keyframes: np.ndarray
+
+
+@contextmanager
+def open_video(path: Path, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file and its first video stream that is more than a cover picture.
+
+    Raises VideoError, also in place of what FFmpeg raises inside the block.
+    """
+    try:
+        # An absolute path, so that no part of a name is taken for a protocol.
+        with av.open(str(path.resolve()), metadata_errors="replace", options=options) as container:
+            streams = [
+                stream
+                for stream in container.streams.video
+                if not stream.disposition & av.stream.Disposition.attached_pic
+            ]
+            if not streams:
+                kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+                raise VideoError(
+                    f"{path} has no video in it, only: {kinds}"
+                    if kinds
+                    else f"{path} can't be read as a video: it was cut off before its index"
+                )
+            yield container, streams[0]
+    except av.FFmpegError as error:
+        reason = error.strerror or error
+        raise VideoError(f"{path} can't be read as a video: {reason}") from error
+
+
+def scan(path: Path) -> FrameIndex:
+    """Index the frames of a video file. Raises VideoError when it is no video or was cut off."""
+    with open_video(path) as (container, stream):
+        kind, stated = container.format.name, stream.frames
+        fps = float(stream.average_rate or 0)
+        whole, read = (container.duration or 0) / av.time_base, 0.0
+        start = (container.start_time or 0) / av.time_base
+        shown, ordered, complete, last_dts = [], True, 0, None
+        keyframes = []
+        for packet in container.demux():
+            if packet.pts is not None:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start
+                read = max(read, end)
+            if packet.stream_index != stream.index or not packet.size:
+                continue
+            complete += not packet.is_corrupt
+            if packet.dts is not None:
+                ordered = ordered and (last_dts is None or packet.dts > last_dts)
+                last_dts = packet.dts
+            if packet.is_discard:
+                continue
+            shown.append(packet.pts)
+            if packet.is_keyframe and packet.pts is not None and packet.dts is not None:
+                keyframes.append((packet.pts, packet.dts))
+    if not shown:
+        raise VideoError(f"{path} has no video frames in it")
+    if kind.startswith("mov") and 0 < complete < stated:
+        # Frames outside an edit list aren't there either, and that is no damage.
+        complete = _count_without_edits(path)
+    if (kind.startswith("mov") and complete < stated) or (
+        kind == "avi" and complete < stated and complete < len(shown)
+    ):
+        raise VideoError(
+            f"{path} is cut off: only {complete} of its {stated} frames could be read; get the "
+            "whole file"
+        )
+    if kind.startswith("matroska") and whole - read > _SLACK_SECONDS:
+        raise VideoError(
+            f"{path} is cut off: only {len(shown)} of about {round(whole * fps)} frames "
+            f"({read:.1f} of {whole:.1f} s) could be read; get the whole file"
+        )
+    # Avi stores no presentation times, and FFmpeg's guesses are wrong for B-frames.
+    timed = kind != "avi" and ordered and None not in shown and len(set(shown)) == len(shown)
+    return FrameIndex(
+        total=len(shown) if timed else _count_by_decoding(path),
+        fps=fps,
+        times=np.sort(np.array(shown, np.int64)) if timed else None,
+        keyframes=np.array(sorted(keyframes), np.int64).reshape(-1, 2),
+    )
+
+
+def _count_without_edits(path: Path) -> int:
+    with open_video(path, ignore_editlist="1") as (container, stream):
+        return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
+
+
+def _count_by_decoding(path: Path) -> int:
+    with open_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        return sum(1 for _ in container.decode(stream))

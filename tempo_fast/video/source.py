@@ -1,0 +1,99 @@
+"""Find out what kind of video was given and open it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tempo_fast.errors import OptionError, VideoError
+from tempo_fast.options import OpenOptions
+from tempo_fast.video.arrays import ArrayImage, ArrayVideo, NpyVideo
+from tempo_fast.video.decode import VideoFile
+from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.stills import (
+    IMAGE_SUFFIXES,
+    Animation,
+    ImageFolder,
+    is_animation,
+    read_image,
+    to_rgb,
+)
+
+__all__ = ["FrameSource", "open_source"]
+
+
+def open_source(
+    video: str | os.PathLike | np.ndarray | torch.Tensor | Image.Image, options: OpenOptions
+) -> FrameSource:
+    """Open a video or an image for reading its sampled frames.
+
+    video: a path to a video file (mp4, mkv, avi, webm and whatever else FFmpeg reads), a gif, a
+    `.npy` file (uint8 [F, H, W, 3]), a folder of images in natural order, or an image file; or an
+    array or tensor of uint8, [F, H, W, 3] for frames that are already sampled (with options.fps,
+    their rate, and no further sampling) or [H, W, 3] for an image; or a PIL image.
+    A `.npy` file and a folder are sampled like a video of options.fps frames a second, by default
+    of options.video_fps; a gif and a video file have a rate of their own.
+    Images and videos are turned upright when their metadata says how they were held.
+
+    Raises VideoError when it can't be read as what it seems to be, OptionError when an option
+    doesn't go with it.
+    """
+    began = perf_counter()
+    source = _open(video, options)
+    source.decode_seconds += perf_counter() - began
+    return source
+
+
+def _open(video: object, options: OpenOptions) -> FrameSource:
+    if isinstance(video, Image.Image):
+        return _image(to_rgb(video, "the image"), options)
+    if isinstance(video, torch.Tensor):
+        video = video.detach().cpu()
+        if video.dtype == torch.bfloat16:
+            raise VideoError("frames must be uint8 values from 0 to 255; got bfloat16")
+        video = video.numpy()
+    if isinstance(video, np.ndarray):
+        return _image(video, options) if video.ndim == 3 else ArrayVideo(video, options)
+    if isinstance(video, str | os.PathLike):
+        return _open_path(Path(os.fsdecode(video)), options)
+    raise VideoError(
+        "a video is a path, a uint8 array or tensor [F, H, W, 3] or [H, W, 3], or a PIL image; "
+        f"got {type(video).__name__}"
+    )
+
+
+def _open_path(path: Path, options: OpenOptions) -> FrameSource:
+    if path.is_dir():
+        return ImageFolder(path, options)
+    if not path.exists():
+        raise VideoError(f"no such file: {path}")
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return NpyVideo(path, options)
+    if suffix not in IMAGE_SUFFIXES:
+        _refuse_fps(path, options)
+        return VideoFile(path, options)
+    if is_animation(path):
+        _refuse_fps(path, options)
+        return Animation(path, options)
+    return _image(read_image(path), options)
+
+
+def _refuse_fps(path: Path, options: OpenOptions) -> None:
+    if options.fps is not None:
+        raise OptionError(
+            f"fps={options.fps:g} is for frames that have no rate of their own; {path.name} has "
+            "one (video_fps sets how densely it is sampled)"
+        )
+
+
+def _image(pixels: np.ndarray, options: OpenOptions) -> FrameSource:
+    for name in ("clip", "fps"):
+        if getattr(options, name) is not None:
+            raise OptionError(f"{name} is for videos; this is a single image")
+    return ArrayImage(pixels)

@@ -1,0 +1,129 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from tempo_fast.errors import VideoError
+from tempo_fast.options import OpenOptions
+from tempo_fast.video import open_source
+from tempo_fast.video.patches import to_patches
+from tempo_fast.video.resize import plan_resize, resize_frame, resize_image
+from tempo_fast.video.segments import SegmentReader
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.safetensors"))
+
+
+def make_frames(*args):
+    spec = importlib.util.spec_from_file_location("golden_frames", GOLDEN / "frames.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.make_frames(*args)
+
+
+def read_case(name):
+    with safe_open(GOLDEN / "cases" / f"{name}.safetensors", "pt") as file:
+        names = ("pixel_shape", "pixel_mean", "pixel_value", "pixel_index")
+        grid = "image_grid_thw" if "image_grid_thw" in file.keys() else "video_grid_thw"  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in names}
+        return json.loads(file.metadata()["case"]), tensors, file.get_tensor(grid).tolist()
+
+
+def image_limits():
+    text = (GOLDEN / "checkpoint" / "tiny-qwen3-vl" / "preprocessor_config.json").read_text()
+    size = json.loads(text)["size"]
+    return {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pixels_equal_the_published_ones(name):
+    case, golden, grid = read_case(name)
+    frames = make_frames(case["n"], case["h"], case["w"], case["seed"])
+    size = case.get("win", 8)
+    if case.get("image"):
+        image = torch.from_numpy(resize_image(frames[0], factor=32, **image_limits()))
+        segments = [torch.stack([image, image])]
+    else:
+        source = open_source(frames, OpenOptions(fps=case.get("fps", 2.0)))
+        segments = list(SegmentReader(source, size, size))
+    assert [[len(s) // 2, s.shape[1] // 16, s.shape[2] // 16] for s in segments] == grid
+    pixels = torch.cat([to_patches(s).reshape(-1, 1536) for s in segments])
+    assert list(pixels.shape) == golden["pixel_shape"].tolist()
+    found = pixels.reshape(-1)[golden["pixel_index"]]
+    assert (found - golden["pixel_value"]).abs().max() <= 1e-6
+    assert abs(pixels.double().mean() - golden["pixel_mean"]) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("size", "steps"),
+    [
+        ((720, 1280), [(288, 512, True), (256, 512, True)]),
+        ((180, 320), [(192, 320, True), (288, 480, False)]),
+        ((512, 512), []),
+        ((2160, 3840), [(288, 512, True), (256, 512, True)]),
+        ((2, 400), [(64, 384, True), (160, 896, False)]),  # the least area, one side at its least
+        ((30, 4000), [(16, 512, True), (64, 512, True), (128, 1024, False)]),
+        ((64, 64), [(128, 128, True), (384, 384, False)]),
+    ],
+)
+def test_plan(size, steps):
+    plan = plan_resize(*size)
+    assert [(step.height, step.width, step.by_pillow) for step in plan] == steps
+    shape = (*((plan[-1].height, plan[-1].width) if plan else size), 3)
+    out = resize_frame(np.full((*size, 3), 77, np.uint8))
+    assert out.dtype == np.uint8 and out.shape == shape
+    assert (out == 77).all()
+
+
+def test_aspect_ratio_over_200():
+    assert plan_resize(2, 400)
+    for size in ((2, 402), (402, 2)):
+        with pytest.raises(VideoError, match="aspect ratio over 200"):
+            resize_frame(np.zeros((*size, 3), np.uint8))
+        with pytest.raises(VideoError, match="aspect ratio over 200"):
+            resize_image(np.zeros((*size, 3), np.uint8), factor=32, min_pixels=1, max_pixels=9999)
+
+
+def test_image_limits_scale_down_and_up():
+    image = np.zeros((100, 200, 3), np.uint8)
+    small = resize_image(image, factor=32, min_pixels=1024, max_pixels=10_000)
+    large = resize_image(image, factor=32, min_pixels=50_000, max_pixels=100_000)
+    same = resize_image(image[:96, :192], factor=32, min_pixels=1024, max_pixels=100_000)
+    assert small.shape == (64, 128, 3)  # beta = sqrt(2): 70.7 and 141.4 down
+    assert large.shape == (160, 320, 3)  # beta = sqrt(2.5): 158.1 and 316.2 up
+    assert same.shape == (96, 192, 3)
+
+
+def test_patches_by_plain_indexing():
+    frames = torch.randint(0, 256, (4, 64, 96, 3), dtype=torch.uint8)
+    patches = to_patches(frames)
+    assert patches.shape == (2, 24, 1536)
+    # Block (1, 2) of 2 x 3 is number 5; patch (1, 0) in it is number 2: rows 48-63, columns 64-79.
+    expected = frames[2:4, 48:64, 64:80].permute(3, 0, 1, 2).reshape(-1).float()
+    assert torch.equal(patches[1, 5 * 4 + 2], (expected - 127.5) / 127.5)
+    half = to_patches(frames, dtype=torch.bfloat16)
+    assert torch.equal(half, patches.bfloat16())
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        torch.zeros(3, 64, 64, 3, dtype=torch.uint8),
+        torch.zeros(2, 48, 64, 3, dtype=torch.uint8),
+        torch.zeros(2, 64, 64, 3),
+        torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+    ],
+)
+def test_patches_refuse_what_does_not_divide(frames):
+    with pytest.raises(VideoError):
+        to_patches(frames)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_patches_are_the_same_on_cuda():
+    frames = torch.randint(0, 256, (8, 288, 480, 3), dtype=torch.uint8)
+    assert torch.equal(to_patches(frames.cuda()).cpu(), to_patches(frames))

@@ -1,0 +1,180 @@
+import gc
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tempo_fast.errors import OptionError, VideoError
+from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.segments import SegmentReader, windows
+
+NAME = "tempo-fast-segments"
+
+
+class Numbered(FrameSource):
+    """Frame i is filled with i; counts how far it was read; may fail or end early."""
+
+    def __init__(self, count, fail_at=None, end_at=None):
+        super().__init__(count=count, height=2, width=2, real_fps=2.0)
+        self.read = 0
+        self.fail_at, self.end_at = fail_at, end_at
+        self.released = False
+
+    def _frames(self):
+        try:
+            for index in range(self.count):
+                if index == self.fail_at:
+                    raise RuntimeError(f"frame {index} is broken")
+                if index == self.end_at:
+                    return
+                self.read = index + 1
+                yield np.full((2, 2, 3), index, np.uint8)
+        finally:
+            self.released = True
+
+
+def same(frame):
+    return frame
+
+
+def numbers(segment):
+    assert segment.dtype == torch.uint8 and segment.shape[1:] == (2, 2, 3)
+    return segment[:, 0, 0, 0].tolist()
+
+
+def reader_threads():
+    return [thread for thread in threading.enumerate() if thread.name == NAME]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left():
+    yield
+    gc.collect()
+    assert reader_threads() == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 16, 21])
+@pytest.mark.parametrize(("size", "stride"), [(8, 8), (4, 2), (8, 3), (2, 5), (1, 1), (3, 3)])
+def test_segments_are_the_windows(count, size, stride):
+    found = [numbers(s) for s in SegmentReader(Numbered(count), size, stride, resize=same)]
+    expected = [list(range(cut.start, cut.end)) for cut in windows(count, size, stride)]
+    assert found == [cut + cut[-1:] * (len(cut) % 2) for cut in expected]
+
+
+def test_each_frame_is_resized_once_and_frames_in_gaps_not_at_all():
+    seen = []
+
+    def note(frame):
+        seen.append(int(frame[0, 0, 0]))
+        return frame
+
+    list(SegmentReader(Numbered(12), 4, 2, resize=note))
+    assert seen == list(range(12))
+    seen.clear()
+    list(SegmentReader(Numbered(12), 2, 5, resize=note))
+    assert seen == [0, 1, 5, 6, 10, 11]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_thread_keeps_a_bounded_lead(depth):
+    source = Numbered(400)
+    with SegmentReader(source, 8, 8, resize=same, depth=depth) as reader:
+        for taken, _ in enumerate(reader, 1):
+            full = min(400, 8 * (taken + depth + 1))
+            deadline = time.monotonic() + 5
+            while source.read < full and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(0.005)  # room to run past the limit, were there none
+            assert source.read == full
+            if taken == 10:
+                break
+    assert source.released
+
+
+def test_seconds_are_counted():
+    def slow(frame):
+        time.sleep(0.002)
+        return frame
+
+    reader = SegmentReader(Numbered(16), 8, 8, resize=slow)
+    list(reader)
+    assert reader.resize_seconds >= 16 * 0.002
+    assert 0 < reader.decode_seconds < reader.resize_seconds
+
+
+def test_source_error_comes_after_the_segments_before_it():
+    found = []
+    with pytest.raises(RuntimeError, match="frame 18 is broken"):
+        for segment in SegmentReader(Numbered(24, fail_at=18), 8, 8, resize=same):
+            found.append(numbers(segment)[0])  # noqa: PERF401 (a comprehension would lose them)
+    assert found == [0, 8]
+
+
+def test_resize_error_is_raised_as_it_is():
+    def refuse(frame):
+        raise VideoError("too thin")
+
+    with pytest.raises(VideoError, match="too thin"):
+        list(SegmentReader(Numbered(8), 8, 8, resize=refuse))
+
+
+def test_source_that_ends_early():
+    with pytest.raises(VideoError, match="after 5 of 8"):
+        list(SegmentReader(Numbered(8, end_at=5), 8, 8, resize=same))
+
+
+def test_consumer_error_stops_the_thread():
+    source = Numbered(400)
+    with pytest.raises(KeyError):
+        for segment in SegmentReader(source, 8, 8, resize=same):
+            raise KeyError(numbers(segment)[0])
+    gc.collect()
+    assert reader_threads() == [] and source.released and source.read < 400
+
+
+def test_close_before_during_and_after():
+    for taken in (0, 1, 99):
+        source = Numbered(80)
+        reader = SegmentReader(source, 8, 8, resize=same, depth=2)
+        segments = iter(reader)
+        for _ in range(taken):
+            next(segments, None)
+        reader.close()
+        reader.close()
+        assert reader_threads() == []
+        assert list(segments) == []
+
+
+def test_a_reader_that_nobody_wants_ends_its_thread():
+    reader = SegmentReader(Numbered(400), 8, 8, resize=same)
+    assert reader_threads()
+    del reader
+    gc.collect()
+    assert reader_threads() == []
+
+
+def test_close_wakes_a_waiting_consumer():
+    release = threading.Event()
+
+    def wait(frame):
+        release.wait(5)
+        return frame
+
+    reader = SegmentReader(Numbered(8), 8, 8, resize=wait)
+    found = []
+    consumer = threading.Thread(target=lambda: found.extend(reader))
+    consumer.start()
+    closer = threading.Thread(target=reader.close)
+    closer.start()
+    release.set()
+    consumer.join(5)
+    closer.join(5)
+    assert not consumer.is_alive() and not closer.is_alive()
+    assert len(found) <= 1
+
+
+def test_depth_of_zero():
+    with pytest.raises(OptionError, match="depth"):
+        SegmentReader(Numbered(8), 8, 8, depth=0)
