@@ -38,7 +38,7 @@ class OpenOptions:
     """What is read of a video and how it is cut into segments.
 
     video_fps: wanted sampling rate, frames a second.
-    max_frames, min_frames: limits on the number of sampled frames.
+    max_frames, min_frames: limits on the number of sampled frames; max_frames is the stronger.
     frame_windows: frames in a segment (W). frame_stride: frames from the start of one segment to
         the start of the next; by default the same as frame_windows, so that segments tile the
         video.
@@ -58,10 +58,6 @@ class OpenOptions:
         _number("video_fps", self.video_fps, 1e-6)
         _whole("max_frames", self.max_frames, 1)
         _whole("min_frames", self.min_frames, 1)
-        if self.min_frames > self.max_frames:
-            raise OptionError(
-                f"min_frames={self.min_frames} is more than max_frames={self.max_frames}"
-            )
         _whole("frame_windows", self.frame_windows, 1)
         if self.frame_stride is not None:
             _whole("frame_stride", self.frame_stride, 1)
@@ -88,10 +84,9 @@ class AskOptions:
 
     visual_token_budget: memory tokens that all segments share (B). min_tokens: the least a segment
         gets (m). dynamic_compress: False keeps every memory token of every segment.
-    strategy: which memory tokens are kept; see `tempo_fast.compression.strategies`. pruning:
-    instead
-        of a budget, all tokens of the better share of the segments (1 - prune_ratio) and
-        prune_tokens of each other one.
+    strategy: which memory tokens are kept; see `tempo_fast.compression.strategies`.
+    pruning: instead of a budget, all tokens of a share of the segments (1 - prune_ratio: the most
+        relevant, the least, or any) and prune_tokens of each other one.
     lazy: score first and make only the memory tokens that are kept (where the strategy allows it);
         False makes all of them in one pass. The answer is the same.
     tokenizer_model_max_length: context of the language model; the visual part is cut to fit it.

@@ -90,6 +90,18 @@ def _decoder(config, mrope_section: tuple[int, int, int] | None = None) -> Decod
     )
 
 
+def _with_rope_parameters(config: dict) -> dict:
+    """A decoder's config.json in transformers 5's terms, whichever release wrote it."""
+    old = {"rope_scaling", "rope_theta"}
+    if not old & config.keys():
+        return config
+    rope = {**(config.get("rope_scaling") or {"rope_type": "default"})}
+    if "rope_theta" in config:
+        rope["rope_theta"] = config["rope_theta"]
+    kept = {name: value for name, value in config.items() if name not in old}
+    return {**kept, "rope_parameters": {**rope, **(config.get("rope_parameters") or {})}}
+
+
 def _eos_tokens(eos: int | list[int] | None) -> tuple[int, ...]:
     if eos is None:
         return ()
@@ -103,9 +115,12 @@ def read_config(tempo: dict, base: dict) -> TempoConfig:
     """
     try:
         # Tempo's own rope_scaling is ignored: the language model always has plain rotary positions.
-        plain = {name: value for name, value in tempo.items() if name != "rope_scaling"}
-        language = Qwen3Config.from_dict({**plain, "model_type": "qwen3"})
-        vl = Qwen3VLConfig.from_dict(base)
+        language = Qwen3Config.from_dict(
+            {**_with_rope_parameters({**tempo, "rope_scaling": None}), "model_type": "qwen3"}
+        )
+        vl = Qwen3VLConfig.from_dict(
+            {**base, "text_config": _with_rope_parameters(base["text_config"])}
+        )
         names = tempo.get("mm_vision_tower_aux_list") or [None]
         vision, text = vl.vision_config, vl.text_config
         return TempoConfig(

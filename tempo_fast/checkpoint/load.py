@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,10 +100,12 @@ def _dtype(dtype: str | torch.dtype, weights: list[Path]) -> torch.dtype:
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     level = transformers_logging.get_verbosity()
-    # It warns of model types that it doesn't know; Tempo's is one.
+    # It warns of model types that it doesn't know, as Tempo's, and of an older release's configs.
     transformers_logging.set_verbosity_error()
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"the tokenizer in {folder} can't be read ({error}); download it again"
