@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
 from tempo_fast.checkpoint.config import TempoConfig, read_config
 from tempo_fast.checkpoint.files import CheckpointFiles
@@ -99,19 +97,13 @@ def _dtype(dtype: str | torch.dtype, weights: list[Path]) -> torch.dtype:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    level = transformers_logging.get_verbosity()
-    # It warns of model types that it doesn't know, as Tempo's, and of an older release's configs.
-    transformers_logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # With a config of its own it leaves the folder's alone, whose type it may not know.
+        return AutoTokenizer.from_pretrained(folder, config=Qwen3Config(), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"the tokenizer in {folder} can't be read ({error}); download it again"
         ) from error
-    finally:
-        transformers_logging.set_verbosity(level)
 
 
 def _image_limits(base: Path) -> ImageLimits:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tempo_fast.answer import Answer
 
 QUESTIONS = ("When does the blue square appear?", "Which shape comes first?")
-BUDGET = 80
+OPTIONS = {"visual_token_budget": 80, "max_new_tokens": 24}
 BAR = 24
 
 
@@ -58,12 +58,19 @@ def run(args: argparse.Namespace) -> int:
         print(f"opened      {len(opened.segments)} segments in {perf_counter() - began:.2f} s\n")
         for number, question in enumerate(QUESTIONS, 1):
             began = perf_counter()
-            answer = opened.ask(question, visual_token_budget=BUDGET, max_new_tokens=24)
+            answer = opened.ask(question, **OPTIONS)
             seconds = perf_counter() - began
             print(f"question {number}  {question}")
-            print(f"answer      {answer.text!r} in {seconds:.2f} s (noise: nothing was learnt)")
+            tokens = f"{len(answer.token_ids)} tokens in {seconds:.2f} s"
+            print(f"answer      {tokens}, noise as nothing was learnt: {answer.text[:12]!r}")
             _print_allocation(answer)
-            record = {"video": str(video), "query": question, **answer.to_dict()}
+            record = {
+                "video": str(video),
+                "query": question,
+                "model": str(model),
+                "options": OPTIONS,
+                **answer.to_dict(),
+            }
             path = args.output / f"answer-{number}.json"
             write_atomically(path, f"{dumps(record, indent=2)}\n".encode())
             print(f"            saved as {path}\n")

@@ -32,20 +32,20 @@ SECONDS = 40
 
 def draw(time: float) -> np.ndarray:
     """The frame at a moment in seconds: uint8 [HEIGHT, WIDTH, 3]."""
-    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    rows, columns = np.ogrid[0:HEIGHT, 0:WIDTH]
     shade = 40 + 30 * np.sin(columns / 90 + time) + 30 * rows / HEIGHT
-    frame = np.repeat(shade[..., None], 3, axis=2)
+    frame = np.repeat(shade.astype(np.uint8)[..., None], 3, axis=2)
     for scene in SCENES:
         if scene.start <= time < scene.end:
             progress = (time - scene.start) / (scene.end - scene.start)
             across, down = columns - WIDTH * (0.15 + 0.7 * progress), rows - HEIGHT / 2
             inside = (
-                np.hypot(across, down) < 70
+                across**2 + down**2 < 70**2
                 if scene.shape == "circle"
                 else np.maximum(abs(across), abs(down)) < 60
             )
             frame[inside] = COLOURS[scene.colour]
-    return frame.clip(0, 255).astype(np.uint8)
+    return frame
 
 
 def write_video(path: Path) -> Path:
