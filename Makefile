@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint format aot bench sanitize clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -22,6 +22,15 @@ demo: install  ## make a small video and checkpoint, and ask about it
 
 test: install lint  ## lint and all tests that run anywhere
 	$(BIN)/python -m pytest
+
+aot: install  ## compile every kernel for sm_80, sm_90 and sm_100 (needs no GPU)
+	$(BIN)/python -m tempo_kernels.aot --targets 80,90,100 --json benchmarks/results/aot.json
+
+bench: install  ## benchmarks; without a GPU the references, on small sizes
+	$(BIN)/python -m pytest benchmarks
+
+sanitize: install  ## the allocation kernels under compute-sanitizer (needs a GPU)
+	compute-sanitizer --error-exitcode 1 $(BIN)/python -m tempo_kernels.smoke
 
 lint: install  ## ruff, without changing anything
 	$(BIN)/ruff check .

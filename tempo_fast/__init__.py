@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "tempo_fast.answer",
-    "AnswerStream": "tempo_fast.session",
+    "AnswerStream": "tempo_fast.stream",
     "CheckpointError": "tempo_fast.errors",
     "CompressedVideo": "tempo_fast.answer",
     "ModelError": "tempo_fast.errors",

@@ -6,7 +6,6 @@ The names and defaults are those of the published inference script and evaluatio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -17,15 +16,20 @@ STRATEGIES = ("head", "tail", "random", "tome", "uniform", "none")
 PRUNINGS = ("topk", "lastk", "random")
 
 
-def _number(name: str, value: object, least: float, most: float = math.inf) -> None:
+# Beyond these no option means anything; they keep the arithmetic away from overflow.
+MOST_SECONDS = 1e9
+MOST_RATE = 1e6
+MOST_TOKENS = 2**31 - 1
+
+
+def _number(name: str, value: object, least: float, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
-        limits = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
-        raise OptionError(f"{name} must be a number {limits}; got {value!r}")
+        raise OptionError(f"{name} must be a number from {least:g} to {most:g}; got {value!r}")
 
 
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}; got {value!r}")
+def _whole(name: str, value: object, least: int, most: int = MOST_TOKENS) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        raise OptionError(f"{name} must be a whole number from {least} to {most}; got {value!r}")
 
 
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
@@ -55,21 +59,21 @@ class OpenOptions:
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        _number("video_fps", self.video_fps, 1e-6)
+        _number("video_fps", self.video_fps, 1e-6, MOST_RATE)
         _whole("max_frames", self.max_frames, 1)
         _whole("min_frames", self.min_frames, 1)
         _whole("frame_windows", self.frame_windows, 1)
         if self.frame_stride is not None:
             _whole("frame_stride", self.frame_stride, 1)
         if self.fps is not None:
-            _number("fps", self.fps, 1e-6)
+            _number("fps", self.fps, 1e-6, MOST_RATE)
         if self.clip is not None:
             if not isinstance(self.clip, Sequence) or len(self.clip) != 2:
                 raise OptionError(f"clip must be (start, end) in seconds; got {self.clip!r}")
             start, end = self.clip
-            _number("the start of clip", start, 0)
-            _number("the end of clip", end, 0)
-            if not start < end < math.inf:
+            _number("the start of clip", start, 0, MOST_SECONDS)
+            _number("the end of clip", end, 0, MOST_SECONDS)
+            if not start < end:
                 raise OptionError(f"clip must end after it starts; got {self.clip!r}")
 
     @property
@@ -128,19 +132,18 @@ class AskOptions:
                 "or raise prune_tokens"
             )
         _whole("tokenizer_model_max_length", self.tokenizer_model_max_length, 1)
-        _number("temperature", self.temperature, 0.0)
+        _number("temperature", self.temperature, 0.0, 1e6)
         _number("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
             raise OptionError("top_p must be above 0; temperature=0 is greedy")
         if self.seed is not None:
-            _whole("seed", self.seed, 0)
-            if self.seed >= 2**64:
-                raise OptionError(f"seed must be below 2^64; got {self.seed}")
+            _whole("seed", self.seed, 0, 2**64 - 1)
+            object.__setattr__(self, "seed", int(self.seed))
         _whole("max_new_tokens", self.max_new_tokens, 1)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if not all(isinstance(text, str) and text for text in stop):
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, Sequence) or not all(isinstance(s, str) and s for s in stop):
             raise OptionError(f"stop must be non-empty strings; got {self.stop!r}")
-        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop", tuple(stop))
         for name in ("dynamic_compress", "lazy"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} must be True or False; got {getattr(self, name)!r}")

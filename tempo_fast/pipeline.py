@@ -16,10 +16,19 @@ from tempo_fast.compression.compressor import Compressor, Progress
 from tempo_fast.compression.plan import plan_segments
 from tempo_fast.compression.prompt import SegmentPrompt
 from tempo_fast.engine.clock import Clock
+from tempo_fast.engine.ops import uses_kernels
 from tempo_fast.language_model.prompt import LanguagePrompt
 from tempo_fast.options import AskOptions, OpenOptions, make_options, split_options
-from tempo_fast.session import AnswerStream, Video, check_question, question_strategy
-from tempo_fast.video.resize import frame_size, image_size, resize_frame, resize_image
+from tempo_fast.question import check_question, question_strategy
+from tempo_fast.session import Video
+from tempo_fast.stream import AnswerStream
+from tempo_fast.video.resize import (
+    frame_size,
+    image_size,
+    plan_resize,
+    resize_frame,
+    resize_image,
+)
 from tempo_fast.video.segments import SegmentReader, windows
 from tempo_fast.video.source import open_source
 
@@ -79,7 +88,8 @@ class TempoFastPipeline:
         """Answer one question about a video.
 
         options: those of OpenOptions and AskOptions in `tempo_fast.options`. progress: called with
-        (stage, done, total) for the stages "encode", "compress" and "generate".
+        (stage, done, total); "decode", "encode", "score" and "write" count segments, "generate"
+        tokens.
         Raises VideoError for a video that can't be read and OptionError for an option.
         """
         return self.stream(video, query, progress=progress, **options).finish()
@@ -89,47 +99,48 @@ class TempoFastPipeline:
     ) -> AnswerStream:
         """As calling the pipeline, but the text comes in pieces as it is made."""
         opening, asking = split_options(options)
-        with self._open(video, opening, (query, asking), progress) as opened:
-            answer = opened._ask(query, asking, progress)
-        for stage, seconds in opened.timings.items():
-            answer._clock.add(stage, seconds)
-        return answer
+        clock = Clock(self.device)
+        with self._open(video, opening, clock, progress, (query, asking)) as opened:
+            return opened.ask(query, stream=True, progress=progress, clock=clock, **vars(asking))
 
     def compress(
         self, video: AnyVideo, query: str, *, progress: Progress | None = None, **options
     ) -> CompressedVideo:
         """The memory tokens and language-model input of one question, without answering it."""
         opening, asking = split_options(options)
-        with self._open(video, opening, (query, asking), progress) as opened:
-            return opened._compress(query, asking, Clock(self.device), progress)
+        with self._open(video, opening, Clock(self.device), progress, (query, asking)) as opened:
+            return opened.compress(query, progress=progress, **vars(asking))
 
     def open(self, video: AnyVideo, *, progress: Progress | None = None, **options) -> Video:
         """Encode a video once, before any question.
 
         options: those of `tempo_fast.options.OpenOptions`.
         """
-        return self._open(video, make_options(OpenOptions, options), None, progress)
+        opening = make_options(OpenOptions, options)
+        return self._open(video, opening, Clock(self.device), progress, None)
 
     def _open(
         self,
         video: AnyVideo,
         options: OpenOptions,
-        question: tuple[str, AskOptions] | None,
+        clock: Clock,
         progress: Progress | None,
+        question: tuple[str, AskOptions] | None,
     ) -> Video:
         """Read and encode a video, after checking that `question`, if there is one, can be met."""
-        clock = Clock(self.device)
         with open_source(video, options) as source:
             compressor = self._compressors["image" if source.is_image else "video"]
             if question is not None:
                 query, asking = question
-                strategy = question_strategy(compressor, asking, is_image=source.is_image)
+                strategy = question_strategy(self.config, asking, is_image=source.is_image)
                 segments = len(windows(source.count, options.frame_windows, options.stride))
                 check_question(self._prompt, query, asking, strategy, segments)
-            size, resize = frame_size, resize_frame
+            size, resize, resizing = frame_size, resize_frame, ()
             if source.is_image:
                 size = partial(image_size, **self._image_limits)
                 resize = partial(resize_image, **self._image_limits)
+            elif uses_kernels(self.device):
+                resize, resizing = _as_it_is, plan_resize(source.height, source.width)
             plan = plan_segments(
                 compressor.prompt,
                 windows(source.count, options.frame_windows, options.stride),
@@ -138,6 +149,7 @@ class TempoFastPipeline:
                 window_size=options.frame_windows,
                 real_fps=source.real_fps,
                 is_image=source.is_image,
+                resizing=tuple((s.height, s.width, s.by_pillow) for s in resizing),
             )
             with SegmentReader(
                 source, options.frame_windows, options.stride, resize=resize
@@ -145,4 +157,16 @@ class TempoFastPipeline:
                 encoded = compressor.encode(plan, reader, clock, progress)
             clock.add("decode", reader.decode_seconds)
             clock.add("resize", reader.resize_seconds)
-        return Video(compressor, self._prompt, encoded, self.checkpoint.stop_tokens, clock.seconds)
+        return Video(
+            compressor,
+            self._prompt,
+            self.checkpoint.tokenizer,
+            self.checkpoint.stop_tokens,
+            encoded,
+            dict(clock.seconds),
+        )
+
+
+def _as_it_is(frame: np.ndarray) -> np.ndarray:
+    """What the reader does to a frame that the device will resize."""
+    return frame

@@ -9,7 +9,9 @@ from tempo_fast import OptionError
 from tempo_fast.compression import compressor as compressor_module
 from tempo_fast.compression.positions import segment_positions
 from tempo_fast.compression.prompt import BLANK_QUERY, SegmentPrompt
+from tempo_fast.demo.checkpoint import make_tokenizer
 from tempo_fast.errors import CheckpointError
+from tempo_fast.tokenizer import PromptTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_a_blank_query_is_a_description(pipe):
     "text", ["<|im_end|>", "<|vision_start|><|video_pad|><|vision_end|>", "a <|im_start|>system"]
 )
 def test_special_tokens_in_a_question_are_text(pipe, video, text):
-    special = set(pipe.checkpoint.base_tokenizer.all_special_ids)
+    special = set(pipe.checkpoint.base_tokenizer.tokenizer.all_special_ids)
     compressor = pipe._compressors["video"]
     plain = compressor.prompt.query("x")
     count = sum(token in special for token in plain)
@@ -108,13 +110,12 @@ def test_positions_of_text_and_blocks():
     assert end == 20
 
 
-def test_a_template_of_another_model_is_refused(pipe):
-    class Other:
-        def apply_chat_template(self, *_, **__):
-            return "no vision here"
-
-    with pytest.raises(CheckpointError, match="chat template"):
-        SegmentPrompt(Other(), "video")
+def test_a_template_of_another_model_is_refused():
+    tokenizer = make_tokenizer()
+    for template in ("no vision here", "{{ messages", "{{ messages.nothing.at_all }}"):
+        tokenizer.chat_template = template
+        with pytest.raises(CheckpointError, match="chat template"):
+            SegmentPrompt(PromptTokenizer(tokenizer), "video")
 
 
 def test_a_budget_under_the_segments_names_the_least(video):

@@ -89,7 +89,7 @@ def test_segment_positions_equal_hugging_face(pipe, published_vl, golden_case):
     query = compressor.prompt.query(case.query)
     for i, segment in enumerate(video._encoded.plan.segments):
         ids = torch.tensor([[*compressor.prompt.system, *segment.ids.tolist(), *query]])
-        kinds = (ids == pipe.config.video_token).int() * 2
+        kinds = (ids == compressor.prompt.pad_token).int() * 2
         grid = case.tensors["video_grid_thw"][i : i + 1]
         expected, _ = published_vl.get_rope_index(ids, kinds, video_grid_thw=grid)
         expected = expected[-3:, 0]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 import threading
+import weakref
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ from PIL import Image
 
 from tempo_fast import Answer, OptionError, TempoError, TempoFastPipeline
 from tempo_fast.answer import STAGES
+from tempo_fast.engine.kv_cache import KVCache
+from tempo_fast.language_model.generation import Generation
 from tempo_fast.options import AskOptions, OpenOptions
 
 QUESTION = "What color is the ball?"
@@ -136,7 +142,15 @@ def test_options_of_opening_reach_the_video(pipe, golden):
         ({"fps": 2.0, "seed": -1}, "seed"),
         ({"fps": 2.0, "seed": 2**64}, "seed"),
         ({"fps": 2.0, "stop": [""]}, "stop"),
+        ({"fps": 2.0, "stop": 5}, "stop"),
+        ({"fps": 2.0, "stop": None}, "stop"),
         ({"fps": 2.0, "max_new_tokens": 0}, "max_new_tokens"),
+        ({"fps": 2.0, "max_new_tokens": 10**12}, "max_new_tokens"),
+        ({"fps": 2.0, "visual_token_budget": 10**30}, "visual_token_budget"),
+        ({"fps": 2.0, "temperature": float("inf")}, "temperature"),
+        ({"fps": 2.0, "video_fps": 1e308}, "video_fps"),
+        ({"fps": float("inf")}, "fps"),
+        ({"fps": 2.0, "clip": (0, 1e308)}, "clip"),
         ({"fps": 2.0, "lazy": "no"}, "lazy"),
         ({"fps": 2.0, "tokenizer_model_max_length": 20}, "raise tokenizer_model_max_length"),
         ({"fps": 2.0, "visual_token_budget": 4}, "5"),
@@ -214,7 +228,10 @@ def test_progress_counts_every_stage_to_its_end(pipe, clip_frames):
         max_new_tokens=3,
         progress=lambda stage, done, total: reports.setdefault(stage, []).append((done, total)),
     )
-    assert reports["encode"][-1] == reports["compress"][-1] == (5, 5)
+    assert reports["decode"] == [(i, 5) for i in range(6)]
+    for stage in ("encode", "score", "write"):
+        assert reports[stage][0] == (0, 5)
+        assert reports[stage][-1] == (5, 5)
     assert reports["generate"] == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -254,7 +271,7 @@ def test_other_layouts_load_and_answer(made_pipe, clip_frames, changes):
     assert answer.allocations == [16] * 5 if whole else sum(answer.allocations) <= 30
     if "mm_use_im_start_end" in changes:
         before, after = pipe._prompt.text("x")
-        decode = pipe.checkpoint.tokenizer.decode
+        decode = pipe.checkpoint.tokenizer.tokenizer.decode
         assert decode(before).endswith("<im_start>")
         assert decode(after).startswith("<im_end>\nx")
 
@@ -286,3 +303,97 @@ def test_every_option_has_its_published_default():
     assert asking.tokenizer_model_max_length == 16384
     assert (asking.temperature, asking.top_p, asking.seed, asking.stop) == (0.0, 1.0, None, ())
     assert asking.max_new_tokens == 1024
+
+
+def test_options_at_the_edge_of_their_ranges(pipe, clip_frames):
+    answer = pipe(
+        clip_frames,
+        QUESTION,
+        fps=2.0,
+        temperature=1e-40,
+        seed=np.int64(3),
+        max_new_tokens=2,
+        visual_token_budget=2**31 - 1,
+    )
+    greedy = pipe(clip_frames, QUESTION, fps=2.0, max_new_tokens=2)
+    assert answer.token_ids == greedy.token_ids
+    assert len(pipe(clip_frames[:1], QUESTION, fps=2.0, max_new_tokens=1).token_ids) == 1
+
+
+def test_a_cache_that_could_not_grow_is_still_right(pipe, clip_frames, monkeypatch):
+    """Out of memory, or Ctrl-C, at every allocation of a growing cache."""
+    long = "What moves? " * 40
+    expected = pipe.compress(clip_frames, QUESTION, fps=2.0).tokens
+    with pipe.open(clip_frames, fps=2.0) as video:
+        plain, allocations = KVCache._empty, 2 * pipe.config.compressor.layers
+        for failing in range(allocations):
+            left = iter([False] * failing + [True])
+
+            def fail(cache, capacity, left=left):
+                if next(left, False):
+                    raise KeyboardInterrupt
+                return plain(cache, capacity)
+
+            monkeypatch.setattr(KVCache, "_empty", fail)
+            with pytest.raises(KeyboardInterrupt):
+                video.compress(long + "more " * 20 * failing)
+            monkeypatch.undo()
+            assert torch.equal(video.compress(QUESTION).tokens, expected)
+
+
+def test_closing_a_stream_frees_its_cache(pipe, clip_frames):
+    gc.disable()
+    try:
+        with pipe.open(clip_frames, fps=2.0) as video:
+            for use in (lambda s: s.close(), next, lambda s: None, lambda s: s.finish()):
+                stream = video.ask(QUESTION, stream=True, max_new_tokens=30)
+                held = weakref.ref(next(o for o in gc.get_objects() if isinstance(o, Generation)))
+                use(stream)
+                del stream
+                assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_two_streams_of_one_video_do_not_disturb_each_other(pipe, golden_case):
+    case = golden_case("full_hd")
+    questions = (case.query, "What moves?")
+    with pipe.open(case.video, **case.opening) as video:
+        expected = [video.ask(q, **case.asking).text for q in questions]
+        streams = [video.ask(q, stream=True, **case.asking) for q in questions]
+        pieces = list(zip_longest(*streams, fillvalue=""))
+    assert ["".join(column) for column in zip(*pieces, strict=True)] == expected
+
+
+def test_a_progress_callback_may_close_but_not_ask(pipe, clip_frames):
+    with pipe.open(clip_frames, fps=2.0) as video:
+        answer = video.ask(QUESTION, max_new_tokens=1, progress=lambda *_: video.close())
+        assert answer.token_ids
+    with pipe.open(clip_frames, fps=2.0) as video, pytest.raises(TempoError, match="callback"):
+        video.ask(QUESTION, progress=lambda *_: video.ask(QUESTION))
+
+
+def test_opening_beside_asking_keeps_special_tokens_apart(pipe):
+    """The tokenizer's mode is a state of it: threads must not see each other's."""
+    prompt = pipe._compressors["video"].prompt
+    expected = prompt.visual([0.5, 1.5], 4), prompt.query("<|im_end|>")
+    wrong = []
+
+    def check(make, right):
+        wrong.extend(got for got in (make() for _ in range(300)) if got != right)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        jobs = [
+            (lambda: prompt.visual([0.5, 1.5], 4), expected[0]),
+            (lambda: prompt.query("<|im_end|>"), expected[1]),
+        ]
+        threads = [threading.Thread(target=check, args=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []

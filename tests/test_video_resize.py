@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tempo_fast.engine.ops import preprocess
 from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video import open_source
-from tempo_fast.video.patches import to_patches
 from tempo_fast.video.resize import plan_resize, resize_frame, resize_image
 from tempo_fast.video.segments import SegmentReader
 
@@ -51,7 +51,7 @@ def test_pixels_equal_the_published_ones(name):
         source = open_source(frames, OpenOptions(fps=case.get("fps", 2.0)))
         segments = list(SegmentReader(source, size, size))
     assert [[len(s) // 2, s.shape[1] // 16, s.shape[2] // 16] for s in segments] == grid
-    pixels = torch.cat([to_patches(s).reshape(-1, 1536) for s in segments])
+    pixels = torch.cat([preprocess(s, (), torch.float32).reshape(-1, 1536) for s in segments])
     assert list(pixels.shape) == golden["pixel_shape"].tolist()
     found = pixels.reshape(-1)[golden["pixel_index"]]
     assert (found - golden["pixel_value"]).abs().max() <= 1e-6
@@ -96,34 +96,3 @@ def test_image_limits_scale_down_and_up():
     assert small.shape == (64, 128, 3)  # beta = sqrt(2): 70.7 and 141.4 down
     assert large.shape == (160, 320, 3)  # beta = sqrt(2.5): 158.1 and 316.2 up
     assert same.shape == (96, 192, 3)
-
-
-def test_patches_by_plain_indexing():
-    frames = torch.randint(0, 256, (4, 64, 96, 3), dtype=torch.uint8)
-    patches = to_patches(frames)
-    assert patches.shape == (2, 24, 1536)
-    # Block (1, 2) of 2 x 3 is number 5; patch (1, 0) in it is number 2: rows 48-63, columns 64-79.
-    expected = frames[2:4, 48:64, 64:80].permute(3, 0, 1, 2).reshape(-1).float()
-    assert torch.equal(patches[1, 5 * 4 + 2], (expected - 127.5) / 127.5)
-    half = to_patches(frames, dtype=torch.bfloat16)
-    assert torch.equal(half, patches.bfloat16())
-
-
-@pytest.mark.parametrize(
-    "frames",
-    [
-        torch.zeros(3, 64, 64, 3, dtype=torch.uint8),
-        torch.zeros(2, 48, 64, 3, dtype=torch.uint8),
-        torch.zeros(2, 64, 64, 3),
-        torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
-    ],
-)
-def test_patches_refuse_what_does_not_divide(frames):
-    with pytest.raises(VideoError):
-        to_patches(frames)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_patches_are_the_same_on_cuda():
-    frames = torch.randint(0, 256, (8, 288, 480, 3), dtype=torch.uint8)
-    assert torch.equal(to_patches(frames.cuda()).cpu(), to_patches(frames))

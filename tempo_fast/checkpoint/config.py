@@ -8,6 +8,9 @@ from transformers import Qwen3Config, Qwen3VLConfig
 
 from tempo_fast.errors import CheckpointError
 
+# Pixels, frames and merged neighbours of a patch: the frames are cut so before they are seen.
+PATCHES = (16, 2, 2)
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -59,8 +62,6 @@ class TempoConfig:
     tied_embeddings: bool
     dynamic_compress: bool
     image_start_end: bool
-    image_token: int
-    video_token: int
     eos_tokens: tuple[int, ...]
     base_id: str | None
 
@@ -114,6 +115,8 @@ def read_config(tempo: dict, base: dict) -> TempoConfig:
     Raises CheckpointError when a key is missing or names a layout that this engine doesn't run.
     """
     try:
+        if int(tempo["num_compression_tokens"]) < 1:
+            raise ValueError("num_compression_tokens must be at least 1")
         # Tempo's own rope_scaling is ignored: the language model always has plain rotary positions.
         language = Qwen3Config.from_dict(
             {**_with_rope_parameters({**tempo, "rope_scaling": None}), "model_type": "qwen3"}
@@ -123,6 +126,12 @@ def read_config(tempo: dict, base: dict) -> TempoConfig:
         )
         names = tempo.get("mm_vision_tower_aux_list") or [None]
         vision, text = vl.vision_config, vl.text_config
+        cut = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
+        if cut != PATCHES:
+            raise CheckpointError(
+                "Qwen3-VL cuts patches of 16 pixels and 2 frames and merges 2 × 2 of them; the "
+                f"base's config says {cut[0]}, {cut[1]} and {cut[2]}"
+            )
         return TempoConfig(
             vision=VisionConfig(
                 layers=vision.depth,
@@ -144,12 +153,12 @@ def read_config(tempo: dict, base: dict) -> TempoConfig:
             tied_embeddings=bool(language.tie_word_embeddings),
             dynamic_compress=bool(tempo.get("dynamic_compress", True)),
             image_start_end=bool(tempo.get("mm_use_im_start_end", False)),
-            image_token=vl.image_token_id,
-            video_token=vl.video_token_id,
             eos_tokens=_eos_tokens(language.eos_token_id),
             base_id=names[0],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers checks the types with errors of its own
         raise CheckpointError(
             f"the checkpoint's config.json is not a Tempo's: {type(error).__name__}: {error}"
         ) from error

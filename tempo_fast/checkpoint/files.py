@@ -71,7 +71,8 @@ def resolve(
     local = _local_folder(model)
     if local and revision is not None:
         raise OptionError(f"revision={revision!r} is for a hub id, and {model} is a local folder")
-    patterns = (*TEMPO_FILES, INDEX, "model*.safetensors", f"{BASE_FOLDER}/*")
+    inside = (f"{BASE_FOLDER}/{name}" for name in (*BASE_FILES, ROUTER_FILE))
+    patterns = (*TEMPO_FILES, INDEX, "model*.safetensors", *inside)
     tempo = local or snapshot(
         str(model), patterns, revision=revision, local_files_only=local_files_only
     )

@@ -15,6 +15,7 @@ from tempo_fast.checkpoint.storage import read_json
 from tempo_fast.checkpoint.weights import load_weights, stored_dtype
 from tempo_fast.errors import CheckpointError, OptionError
 from tempo_fast.models.tempo import TempoModel
+from tempo_fast.tokenizer import PromptTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 END_OF_TURN = "<|im_end|>"
@@ -35,8 +36,8 @@ class Checkpoint:
 
     config: TempoConfig
     model: TempoModel
-    tokenizer: PreTrainedTokenizerBase
-    base_tokenizer: PreTrainedTokenizerBase
+    tokenizer: PromptTokenizer
+    base_tokenizer: PromptTokenizer
     image_limits: ImageLimits
     stop_tokens: frozenset[int]
 
@@ -65,8 +66,8 @@ def load(
     return Checkpoint(
         config=config,
         model=model,
-        tokenizer=tokenizer,
-        base_tokenizer=_tokenizer(files.base),
+        tokenizer=PromptTokenizer(tokenizer),
+        base_tokenizer=PromptTokenizer(_tokenizer(files.base)),
         image_limits=_image_limits(files.base),
         stop_tokens=_stop_tokens(files.tempo, config, tokenizer),
     )
@@ -100,18 +101,19 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         # With a config of its own it leaves the folder's alone, whose type it may not know.
         return AutoTokenizer.from_pretrained(folder, config=Qwen3Config(), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the libraries raise nothing narrower
         raise CheckpointError(
-            f"the tokenizer in {folder} can't be read ({error}); download it again"
+            f"the tokenizer in {folder} can't be read ({error!r}); download it again"
         ) from error
 
 
 def _image_limits(base: Path) -> ImageLimits:
     settings = read_json(base / "preprocessor_config.json")
-    size = settings.get("size") or {}
+    size = settings.get("size")
+    size = size if isinstance(size, dict) else {}
     least = settings.get("min_pixels") or size.get("shortest_edge")
     most = settings.get("max_pixels") or size.get("longest_edge")
-    if not isinstance(least, int) or not isinstance(most, int):
+    if not isinstance(least, int) or not isinstance(most, int) or not 0 < least <= most:
         raise CheckpointError(
             f"{base / 'preprocessor_config.json'} gives no limits on an image's pixels (size with "
             "shortest_edge and longest_edge, or min_pixels and max_pixels)"

@@ -8,7 +8,13 @@ from threading import Lock
 
 from tqdm import tqdm
 
-UNITS = {"encode": "segment", "compress": "segment", "generate": "token"}
+UNITS = {
+    "decode": "segment",
+    "encode": "segment",
+    "score": "segment",
+    "write": "segment",
+    "generate": "token",
+}
 
 
 def make_bar(description: str, total: int, unit: str) -> tqdm:

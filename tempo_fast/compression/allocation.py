@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempo_fast.engine import ops
 from tempo_fast.errors import ModelError, OptionError
+from tempo_kernels.allocate import MAX_SEGMENTS
 
 # A spread of relevance under this says nothing: every segment gets the same.
 EQUAL_RELEVANCE = 1e-8
@@ -81,16 +83,24 @@ def allocate(
        beyond that an order of the sort's own, the same on every run.
     6. Every segment is clamped to m…M (to M where m > M). What this frees stays unused.
 
-    So Σk ≤ B, and more relevance never means fewer tokens (float32's rounding apart). Computed on
-    the CPU whatever the device: its sums then round the same everywhere, and a few hundred numbers
-    are no work for an accelerator. Budgets beyond some millions exceed what float32 shares exactly.
+    So Σk ≤ B, and more relevance never means fewer tokens (float32's rounding apart). Budgets
+    beyond some millions exceed what float32 shares exactly. Where the engine uses kernels, float32
+    tensors of up to 4096 segments are allocated on their device, and in step 5 the earlier of
+    equal segments comes first.
 
     Raises OptionError for a budget under S (it names the least), for a relevance that is no list of
     numbers and for counts under 1; ModelError for a relevance that is NaN or infinite.
     """
+    check_whole(tokens=tokens, min_tokens=min_tokens)
+    if _fits_the_kernel(relevance):
+        check_budget(budget, len(relevance))
+        share = {"tokens": tokens, "budget": int(budget), "min_tokens": min_tokens}
+        kept, offsets = ops.allocate(relevance, **share)
+        if offsets[-1] >= 0:
+            return kept
+        # The kernel can't raise; what is wrong with the relevance is told by the checks below.
     scores = checked_relevance(relevance)
     segments = len(scores)
-    check_whole(tokens=tokens, min_tokens=min_tokens)
     check_budget(budget, segments)
     device = relevance.device if isinstance(relevance, Tensor) else scores.device
 
@@ -107,6 +117,16 @@ def allocate(
     if kept.sum() > budget:
         kept = least + _shares(rank / rank.sum(), budget - segments * least)
     return kept.clamp(least, tokens).to(device)
+
+
+def _fits_the_kernel(relevance: object) -> bool:
+    return (
+        isinstance(relevance, Tensor)
+        and relevance.dtype == torch.float32
+        and relevance.ndim == 1
+        and 1 <= len(relevance) <= MAX_SEGMENTS
+        and ops.uses_kernels(relevance.device)
+    )
 
 
 def _shares(weights: Tensor, extra: int) -> Tensor:

@@ -14,11 +14,11 @@ import torch
 
 from tempo_fast.compression.plan import Segment, SegmentPlan
 from tempo_fast.compression.prompt import SegmentPrompt
+from tempo_fast.engine import ops
 from tempo_fast.engine.clock import Clock
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.models.decoder import Deepstack
 from tempo_fast.models.tempo import TempoModel
-from tempo_fast.video.patches import to_patches
 
 # Tokens that run at once: enough to keep an accelerator busy, few enough to bound the activations.
 CHUNK_TOKENS = 8192
@@ -78,38 +78,36 @@ class Compressor:
     ) -> EncodedVideo:
         """Run the vision encoder and the visual part of every segment, as its frames come in.
 
-        windows: uint8 [frames, h, w, 3] of each segment in turn, an even number of frames.
+        windows: uint8 [frames, h, w, 3] of each segment in turn, an even number of frames, of the
+        size that plan.resizing starts from.
         """
         count = len(plan.segments)
         room = len(self.model.memory_tokens) + QUERY_ROOM
         cache = self.decoder.new_cache(count, len(self.prompt.system) + plan.tokens + room)
         cache.copy_prefix(self.system, range(count))
         done = 0
-        for chunk in _chunks(windows, plan.segments):
+        report = progress or _silent
+        report("encode", 0, count)
+        for chunk in _chunks(windows, plan.segments, report):
             rows = range(done, done + len(chunk))
             segments = [plan.segments[row] for row in rows]
             with clock("vision"):
-                tokens, features = self._see(torch.cat(chunk), plan.grid)
+                tokens, features = self._see(chunk, plan)
             with clock("compress"):
                 self._prefill(rows, segments, tokens, features, cache)
             done += len(chunk)
-            if progress:
-                progress("encode", done, count)
+            report("encode", done, count)
         return EncodedVideo(plan, cache)
 
     def _see(
-        self, frames: torch.Tensor, grid: tuple[int, int]
+        self, windows: list[torch.Tensor], plan: SegmentPlan
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Visual tokens [V, D] and deepstack features [V, D] of frames [n, h, w, 3]."""
-        vision = self.model.vision
-        patches = to_patches(
-            frames.to(self.device, non_blocking=True),
-            patch=vision.config.patch,
-            temporal_patch=vision.config.temporal_patch,
-            merge=vision.config.merge,
-            dtype=self.model.memory_tokens.dtype,
-        )
-        tokens, features = vision(patches, grid)
+        """Visual tokens [V, D] and deepstack features [V, D] of some segments' frames."""
+        dtype = self.model.memory_tokens.dtype
+        patches = [
+            ops.preprocess(window.to(self.device), plan.resizing, dtype) for window in windows
+        ]
+        tokens, features = self.model.vision(torch.cat(patches), plan.grid)
         return tokens.flatten(0, 1), [feature.flatten(0, 1) for feature in features]
 
     def _prefill(
@@ -122,9 +120,9 @@ class Compressor:
     ) -> None:
         """Append the visual parts of `segments` to their rows."""
         ids = torch.cat([segment.ids for segment in segments]).to(self.device)
-        visual = torch.cat([segment.visual for segment in segments]).to(self.device)
+        visual = torch.cat([segment.visual for segment in segments])
         positions = torch.cat([segment.positions for segment in segments], 1).to(self.device)
-        index = visual.nonzero()[:, 0]
+        index = visual.nonzero()[:, 0].to(self.device)
         hidden = self.decoder.embed(ids).index_copy_(0, index, tokens)
         self.decoder.extend(
             hidden,
@@ -139,24 +137,27 @@ class Compressor:
         self, video: EncodedVideo, query: list[int], progress: Progress | None = None
     ) -> torch.Tensor:
         """Append a query to every segment and read the relevance at its last token: float32 [S]."""
-        video.cache.rewind(video.visual_lengths)
         embeds = self.decoder.embed(torch.tensor(query, device=self.device))
-        relevance = []
-        for rows in _even_chunks(len(video.visual_lengths), len(query)):
-            hidden = self._append(video, rows, [embeds] * len(rows), 0, "last")
-            relevance.append(self._relevance(hidden))
-            if progress:
-                progress("compress", rows.stop, len(video.visual_lengths))
-        return torch.cat(relevance)
+        hidden = [
+            self._append(video, rows, [embeds] * len(rows), 0, "last")
+            for rows in self._begin(video, len(query), len(query), "score", progress)
+        ]
+        return self._relevance(torch.cat(hidden))
 
-    def write(self, video: EncodedVideo, query: list[int], counts: list[int]) -> torch.Tensor:
+    def write(
+        self,
+        video: EncodedVideo,
+        query: list[int],
+        counts: list[int],
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
         """After `score` of the same query: the first counts[i] memory tokens of each segment.
 
         Returns them after the final norm, packed [Σ counts, D] in segment order.
         """
         memory = self.model.memory_tokens
         written = [memory[:0]]
-        for rows in _even_chunks(len(counts), len(memory)):
+        for rows in _even_chunks(len(counts), len(memory), "write", progress):
             kept = [row for row in rows if counts[row]]
             if kept:
                 embeds = [memory[: counts[row]] for row in kept]
@@ -167,19 +168,29 @@ class Compressor:
     def score_and_write(
         self, video: EncodedVideo, query: list[int], progress: Progress | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query and all memory tokens in one pass: relevance float32 [S] and tokens [S, M, D]."""
-        video.cache.rewind(video.visual_lengths)
+        """Query and all memory tokens in one pass.
+
+        Returns the relevance float32 [S] and the memory tokens [S, M, D] *before* the final norm,
+        which is for those that will be kept.
+        """
         ids = torch.tensor(query, device=self.device)
         embeds = torch.cat((self.decoder.embed(ids), self.model.memory_tokens))
-        relevance, memory = [], []
-        for rows in _even_chunks(len(video.visual_lengths), len(embeds)):
+        scored, memory = [], []
+        for rows in self._begin(video, len(query), len(embeds), "write", progress):
             hidden = self._append(video, rows, [embeds] * len(rows), 0, "all")
             hidden = hidden.unflatten(0, (len(rows), -1))[:, len(query) - 1 :]
-            relevance.append(self._relevance(hidden[:, 0]))
-            memory.append(self.decoder.norm(hidden[:, 1:]))
-            if progress:
-                progress("compress", rows.stop, len(video.visual_lengths))
-        return torch.cat(relevance), torch.cat(memory)
+            scored.append(hidden[:, 0])
+            memory.append(hidden[:, 1:])
+        return self._relevance(torch.cat(scored)), torch.cat(memory)
+
+    def _begin(
+        self, video: EncodedVideo, query: int, tokens: int, stage: str, progress: Progress | None
+    ) -> Iterator[range]:
+        """Forget the last question, make room for one of `query` tokens, go through the rows."""
+        lengths = video.visual_lengths
+        video.cache.rewind(lengths)
+        video.cache.reserve(max(lengths) + query + len(self.model.memory_tokens))
+        return _even_chunks(len(lengths), tokens, stage, progress)
 
     def _append(
         self,
@@ -195,23 +206,31 @@ class Compressor:
         packing = video.cache.pack(rows, lengths)
         sizes = torch.tensor(lengths, device=self.device)
         within = torch.arange(packing.tokens, device=self.device)
-        within -= packing.cu_seqlens[:-1].repeat_interleave(sizes)
-        positions = starts.repeat_interleave(sizes) + within
+        starts = starts - packing.cu_seqlens[:-1]
+        positions = within + starts.repeat_interleave(sizes, output_size=packing.tokens)
         return self.decoder.extend(
             torch.cat(embeds), positions.expand(3, -1), packing, video.cache, outputs=outputs
         )
 
     def _relevance(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Sigmoid of h · (Yes − No) for h [n, D] at the last prompt token, in float32."""
-        return torch.sigmoid(self.decoder.norm(hidden).float() @ self.model.yes_minus_no)
+        """Relevance float32 [S] from the hidden states [S, D] of the last prompt tokens."""
+        rows = torch.arange(len(hidden), device=self.device)
+        norm = self.decoder.norm
+        return ops.relevance(hidden, rows, norm.weight, self.model.yes_minus_no, norm.eps)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """A progress that tells nobody."""
 
 
 def _chunks(
-    windows: Iterable[torch.Tensor], segments: list[Segment]
+    windows: Iterable[torch.Tensor], segments: list[Segment], report: Progress
 ) -> Iterator[list[torch.Tensor]]:
     """Group the windows so that the visual parts of a group have at most CHUNK_TOKENS tokens."""
     chunk, tokens = [], 0
-    for window, segment in zip(windows, segments, strict=True):
+    report("decode", 0, len(segments))
+    for i, (window, segment) in enumerate(zip(windows, segments, strict=True), 1):
+        report("decode", i, len(segments))
         if chunk and tokens + len(segment.ids) > CHUNK_TOKENS:
             yield chunk
             chunk, tokens = [], 0
@@ -221,7 +240,12 @@ def _chunks(
         yield chunk
 
 
-def _even_chunks(rows: int, tokens: int) -> list[range]:
+def _even_chunks(rows: int, tokens: int, stage: str, progress: Progress | None) -> Iterator[range]:
     """Rows 0…rows in ranges that have at most CHUNK_TOKENS tokens at `tokens` a row."""
+    report = progress or _silent
     size = max(1, CHUNK_TOKENS // tokens)
-    return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
+    report(stage, 0, rows)
+    for first in range(0, rows, size):
+        chunk = range(first, min(first + size, rows))
+        yield chunk
+        report(stage, chunk.stop, rows)

@@ -31,13 +31,15 @@ class SegmentPlan:
     """All segments of a video (or the one of an image).
 
     grid: rows and columns of patches in a frame. times: (start_s, end_s) of each segment. centres:
-    the moment of each that the language model is told, or None for an image.
+    the moment of each that the language model is told, or None for an image. resizing: what is left
+    to do to the frames as they come, (height, width, by_pillow) in order.
     """
 
     segments: list[Segment]
     grid: tuple[int, int]
     times: list[tuple[float, float]]
     centres: list[float] | None
+    resizing: tuple[tuple[int, int, bool], ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -54,6 +56,7 @@ def plan_segments(
     window_size: int,
     real_fps: float,
     is_image: bool,
+    resizing: tuple[tuple[int, int, bool], ...] = (),
 ) -> SegmentPlan:
     """Lay out the visual part of each window of frames.
 
@@ -75,6 +78,7 @@ def plan_segments(
             Segment(ids, visual, *segment_positions(visual, blocks, len(prompt.system)))
         )
     return SegmentPlan(
+        resizing=resizing,
         segments=segments,
         grid=grid,
         times=[(window.start / real_fps, window.end / real_fps) for window in windows],

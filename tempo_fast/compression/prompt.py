@@ -10,7 +10,10 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import Literal
 
+from jinja2 import TemplateError
+
 from tempo_fast.errors import CheckpointError
+from tempo_fast.tokenizer import PromptTokenizer
 
 SYSTEM = (
     "You are a query-conditioned visual compressor. Store in the provided memory tokens the "
@@ -32,31 +35,32 @@ class SegmentPrompt:
     patches carry time tags, or one image. system: ids before the first that depends on the segment.
     """
 
-    def __init__(self, tokenizer, kind: Kind) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PromptTokenizer, kind: Kind) -> None:
+        self._encode, self._encode_text = tokenizer.encode, tokenizer.encode_text
         content = [{"type": kind}, {"type": "text", "text": f"\nQuery:\n{QUERY_MARK}"}]
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         pad = f"<|{kind}_pad|>"
         try:
+            text = tokenizer.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
             self._head, rest = text.split(f"{START}{pad}{END}")
             self._lead, tail = rest.split(QUERY_MARK)
-        except ValueError:
+        except (ValueError, TypeError, TemplateError) as error:
             raise CheckpointError(
                 f"the base's chat template doesn't write one {START}{pad}{END} and then the text "
-                "of the user's message: is it Qwen3-VL's?"
-            ) from None
+                f"of the user's message ({error}): is it Qwen3-VL's?"
+            ) from error
         self._kind = kind
-        self._start, self._pad, self._end = tokenizer.convert_tokens_to_ids([START, pad, END])
+        self._start, self._pad, self._end = tokenizer.tokenizer.convert_tokens_to_ids(
+            [START, pad, END]
+        )
         self._tail = self._encode(tail)
         # The last piece of the head may be tokenized together with a time tag.
         pairs = zip(
             self._encode(self._head), self._encode(self._head + time_tag(0.0)), strict=False
         )
         self.system = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def visual(self, times: list[float], tokens: int) -> list[int]:
         """Ids from the end of the system part to the query, for one segment.
@@ -80,7 +84,7 @@ class SegmentPrompt:
         text.
         """
         text = self._lead + (query if query.strip() else BLANK_QUERY)
-        return encode_as_text(self.tokenizer, text) + self._tail
+        return self._encode_text(text) + self._tail
 
     @property
     def pad_token(self) -> int:
@@ -91,8 +95,3 @@ class SegmentPrompt:
 def time_tag(seconds: float) -> str:
     """A moment as both models are told it."""
     return f"<{seconds:.1f} seconds>"
-
-
-def encode_as_text(tokenizer, text: str) -> list[int]:
-    """The ids of a user's text, in which the names of special tokens are ordinary characters."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids

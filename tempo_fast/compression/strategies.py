@@ -11,7 +11,9 @@ from torch import Tensor
 
 from tempo_fast.compression.allocation import allocate, check_budget, check_whole, checked_relevance
 from tempo_fast.compression.merging import merge_tokens
+from tempo_fast.engine import ops
 from tempo_fast.errors import OptionError
+from tempo_fast.models.layers import RMSNorm
 from tempo_fast.options import AskOptions
 
 DEFAULT_SEED = 0
@@ -102,11 +104,14 @@ class Strategy:
         counts[order[:whole]] = tokens
         return counts
 
-    def select(self, memory: Tensor, allocations: Tensor | Sequence[int]) -> Tensor:
+    def select(
+        self, memory: Tensor, allocations: Tensor | Sequence[int], norm: RMSNorm | None = None
+    ) -> Tensor:
         """The kept tokens of `memory` [S, M, D], packed in segment order: [Σk, D].
 
-        allocations: whole numbers [S], each 0…M. Positions past the first k are only looked at
-        where `needs_every_token`. Raises OptionError if the two don't fit together.
+        allocations: whole numbers [S], each 0…M. norm: the compressor's final norm, where `memory`
+        hasn't had it. Positions past the first k are only looked at where `needs_every_token`.
+        Raises OptionError if the two don't fit together.
         """
         counts = torch.as_tensor(allocations).to("cpu", torch.long)
         if memory.ndim != 3 or counts.shape != memory.shape[:1]:
@@ -117,15 +122,25 @@ class Strategy:
         segments, tokens, width = memory.shape
         if ((counts < 0) | (counts > tokens)).any():
             raise OptionError(f"allocations must lie in 0…{tokens}; got {counts.tolist()}")
+        total = int(counts.sum())
         if self.name == "tome":
-            return merge_tokens(memory, counts)
-        place = torch.arange(tokens).expand(segments, tokens)
-        if self.name == "tail":
-            place = place.flip(1)
-        elif self.name == "random":
+            return merge_tokens(memory if norm is None else norm(memory), counts)
+        if self.name == "random":
             place = torch.rand(segments, tokens, generator=self._generator()).argsort(1).argsort(1)
-        index = (place < counts[:, None]).flatten().nonzero().flatten()
-        return memory.reshape(-1, width).index_select(0, index.to(memory.device))
+            index = (place < counts[:, None]).flatten().nonzero().flatten()
+            kept = memory.reshape(-1, width).index_select(0, index.to(memory.device))
+            return kept if norm is None else norm(kept)
+        counts = counts.to(memory.device)
+        return ops.select(
+            memory,
+            counts,
+            torch.cat((torch.zeros_like(counts[:1]), counts.cumsum(0))),
+            memory.new_ones(width) if norm is None else norm.weight,
+            0.0 if norm is None else norm.eps,
+            total=total,
+            take="tail" if self.name == "tail" else "head",
+            normalize=norm is not None,
+        )
 
     def _generator(self) -> torch.Generator:
         # On the CPU, so that the same seed gives the same tokens on every device.

@@ -24,7 +24,6 @@ def attend_cached(
     already written. heads is a multiple of kv_heads (GQA). Returns [T, heads, head_dim].
     """
     out = torch.empty_like(query)
-    masks: dict[tuple[int, int], torch.Tensor] = {}
     for run in packing.runs:
         total = run.past + run.new
         k = keys[run.rows, :total].transpose(1, 2)
@@ -35,10 +34,10 @@ def attend_cached(
             continue
         mask = None
         if run.past:
-            shape = (run.new, total)
-            if shape not in masks:
-                masks[shape] = _causal_mask(run, query)
-            mask = masks[shape]
+            shape = (run.new, run.past)
+            if shape not in packing.masks:
+                packing.masks[shape] = _causal_mask(run, query)
+            mask = packing.masks[shape]
         q = q.unflatten(0, (-1, run.new)).transpose(1, 2)
         result = scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True

@@ -69,6 +69,11 @@ class Packing:
         return Packing(self.rows, (1,) * len(self.rows), past, self.capacity, self.device)
 
     @cached_property
+    def masks(self) -> dict[tuple[int, int], torch.Tensor]:
+        """Attention masks by (new, past), made when a layer first needs one, for all layers."""
+        return {}
+
+    @cached_property
     def runs(self) -> list[Run]:
         """The sequences grouped into the largest dense batches, in order; empty ones left out."""
         runs, token = [], 0
@@ -102,21 +107,20 @@ class KVCache:
         dtype: torch.dtype,
     ) -> None:
         self.config = config
-        self.capacity = capacity
         self.lengths = [0] * sequences
         self.device = device
         self.dtype = dtype
-        self.keys = [self._empty() for _ in range(config.layers)]
-        self.values = [self._empty() for _ in range(config.layers)]
+        self.keys = [self._empty(capacity) for _ in range(config.layers)]
+        self.values = [self._empty(capacity) for _ in range(config.layers)]
 
-    def _empty(self) -> torch.Tensor:
-        shape = (len(self.lengths), self.capacity, self.config.kv_heads, self.config.head_dim)
+    def _empty(self, capacity: int) -> torch.Tensor:
+        shape = (len(self.lengths), capacity, self.config.kv_heads, self.config.head_dim)
         return torch.empty(shape, device=self.device, dtype=self.dtype)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the keys and values take."""
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+    def capacity(self) -> int:
+        """Tokens that each row has room for."""
+        return self.keys[0].shape[1]
 
     def pack(self, rows: Sequence[int], new: Sequence[int]) -> Packing:
         """Describe appending new[i] tokens to rows[i], after growing the rows to hold them."""
@@ -134,15 +138,21 @@ class KVCache:
         self.lengths = [min(old, new) for old, new in zip(self.lengths, lengths, strict=True)]
 
     def reserve(self, capacity: int) -> None:
-        """Give every row room for `capacity` tokens, a layer at a time: only one is held twice."""
-        if capacity <= self.capacity:
+        """Give every row room for `capacity` tokens, a layer at a time: only one is held twice.
+
+        Interrupted, it leaves every layer whole, and the next call makes them equal again.
+        """
+        sizes = {layer.shape[1] for layer in (*self.keys, *self.values)}
+        capacity = max(capacity, *sizes)
+        if sizes == {capacity}:
             return
         used = max(self.lengths)
-        self.capacity = capacity
         for layers in (self.keys, self.values):
             for i, old in enumerate(layers):
-                layers[i] = self._empty()
-                layers[i][:, :used] = old[:, :used]
+                if old.shape[1] < capacity:
+                    new = self._empty(capacity)
+                    new[:, :used] = old[:, :used]
+                    layers[i] = new
 
     def copy_prefix(self, prefix: KVCache, rows: Iterator[int] | Sequence[int]) -> None:
         """Put the tokens of the one sequence in `prefix` in `rows`, in place of all they hold."""

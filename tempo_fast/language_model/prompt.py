@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
-from tempo_fast.compression.prompt import encode_as_text, time_tag
+from tempo_fast.compression.prompt import time_tag
+from tempo_fast.engine import ops
 from tempo_fast.errors import OptionError
 from tempo_fast.models.tempo import TempoModel
+from tempo_fast.tokenizer import PromptTokenizer
 
 BEFORE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 AFTER = "<|im_end|>\n<|im_start|>assistant\n"
@@ -16,32 +18,20 @@ AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 SPARE = 16
 
 
-@dataclass(frozen=True)
-class VisualPart:
-    """What stands for the video in the prompt: ids int64 [L], of which those at `memory` [Σk] are
-    places of memory tokens."""
-
-    ids: torch.Tensor
-    memory: torch.Tensor
-
-
 class LanguagePrompt:
     """Writes prompts for the language model of a Tempo, with the tokenizer of its checkpoint."""
 
-    def __init__(self, tokenizer, model: TempoModel) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PromptTokenizer, model: TempoModel) -> None:
+        self._encode, self._encode_text = tokenizer.encode, tokenizer.encode_text
         self.model = model
         start, end = ("<im_start>", "<im_end>") if model.config.image_start_end else ("", "")
         self._before = self._encode(BEFORE + start)
         self._image_end = self._encode(end)
         self._after = self._encode(AFTER)
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
     def text(self, query: str) -> tuple[list[int], list[int]]:
         """Ids before and after the visual part. Text that looks like a special token is text."""
-        after = self._image_end + encode_as_text(self.tokenizer, f"\n{query}") + self._after
+        after = self._image_end + self._encode_text(f"\n{query}") + self._after
         return self._before, after
 
     def visual_room(self, query: str, max_length: int) -> int:
@@ -58,21 +48,15 @@ class LanguagePrompt:
             )
         return max_length - text - SPARE
 
-    def visual_part(self, counts: list[int], centres: list[float] | None) -> VisualPart:
-        """Lay out counts[i] memory tokens of each segment behind its time tag.
+    def tags(self, centres: list[float] | None, segments: int) -> tuple[list[int], list[int]]:
+        """Ids of all segments' time tags, packed, and the number of each.
 
-        centres: the moment of each segment in seconds; None (an image) writes no tags. A segment
-        with no tokens is dropped.
+        centres: the moment of each segment in seconds; None (an image) writes no tags.
         """
-        ids: list[int] = []
-        memory = []
-        for i, count in enumerate(counts):
-            if count:
-                ids += self._encode(time_tag(centres[i])) if centres is not None else []
-                memory.append(torch.arange(len(ids), len(ids) + count))
-                ids += [0] * count
-        empty = torch.zeros(0, dtype=torch.long)
-        return VisualPart(torch.tensor(ids, dtype=torch.long), torch.cat([empty, *memory]))
+        if centres is None:
+            return [], [0] * segments
+        tags = [self._encode(time_tag(centre)) for centre in centres]
+        return [token for tag in tags for token in tag], [len(tag) for tag in tags]
 
     def assemble(
         self,
@@ -84,16 +68,27 @@ class LanguagePrompt:
     ) -> torch.Tensor:
         """The input embeddings [L, E] of a whole prompt.
 
-        tokens: the kept memory tokens [Σ counts, D]. max_length: the context; the visual part is
-        cut at its end so that it, the text and 16 spare tokens fit.
+        tokens: the kept memory tokens [Σ counts, D]; each segment's stand behind its time tag, and
+        a segment with none is dropped. max_length: the context; the visual part is cut at its end
+        so that it, the text and 16 spare tokens fit.
         """
         room = self.visual_room(query, max_length)
-        decoder = self.model.language_model
-        device = tokens.device
-        part = self.visual_part(counts, centres)
-        visual = decoder.embed(part.ids.to(device))
-        visual.index_copy_(0, part.memory.to(device), self.model.projector(tokens))
-        before, after = (
-            decoder.embed(torch.tensor(ids, device=device)) for ids in self.text(query)
+        before, after = self.text(query)
+        tags, lengths = self.tags(centres, len(counts))
+        visual = sum(k + tag for k, tag in zip(counts, lengths, strict=True) if k)
+
+        def on_device(numbers: list[int]) -> torch.Tensor:
+            return torch.tensor(numbers, dtype=torch.long, device=tokens.device)
+
+        return ops.assemble(
+            self.model.language_model.embed_tokens,
+            on_device(before),
+            on_device(after),
+            on_device(tags),
+            on_device([0, *accumulate(lengths)]),
+            on_device(counts),
+            on_device([0, *accumulate(counts)]),
+            self.model.projector(tokens),
+            length=len(before) + min(visual, room) + len(after),
+            room=room,
         )
-        return torch.cat((before, visual[:room], after))

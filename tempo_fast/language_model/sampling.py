@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tempo_fast.engine import ops
+
 
 class Sampler:
     """Chooses the next token.
@@ -27,12 +29,6 @@ class Sampler:
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """logits: [1, vocabulary] → int64 [1]."""
         if self.temperature == 0:
-            return logits.argmax(-1)
-        probability = torch.softmax(logits.float() / self.temperature, -1)
-        if self.top_p < 1:
-            ordered, index = probability.sort(-1, descending=True)
-            # A token stays while those before it fall short of top_p, so the first always stays.
-            ordered[ordered.cumsum(-1) - ordered >= self.top_p] = 0
-            drawn = torch.multinomial(ordered, 1, generator=self.generator)
-            return index.gather(-1, drawn)[:, 0]
-        return torch.multinomial(probability, 1, generator=self.generator)[:, 0]
+            return ops.greedy(logits)
+        uniform = torch.rand(len(logits), generator=self.generator, device=logits.device)
+        return ops.sample(logits, self.temperature, self.top_p, uniform)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tempo_fast.tokenizer import PromptTokenizer
+
 # An incomplete UTF-8 sequence decodes to this; what follows may complete it.
 INCOMPLETE = "\ufffd"
 
@@ -10,10 +12,10 @@ class TextStream:
     """Turns token ids into pieces of text that never have to be taken back.
 
     stop: strings that end the answer; they and what follows are not part of it. The pieces joined
-    are `tokenizer.decode(ids, skip_special_tokens=True)` up to a stop string, stripped.
+    are `tokenizer.decode(ids)` up to a stop string, stripped.
     """
 
-    def __init__(self, tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, stop: tuple[str, ...]) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
         self._pending: list[int] = []
@@ -22,7 +24,7 @@ class TextStream:
         self.stopped = False
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(self._pending, skip_special_tokens=True)
+        return self._tokenizer.decode(self._pending)
 
     def push(self, token: int) -> str:
         """Take one more id; return the text that is now certain."""

@@ -12,12 +12,12 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
 
 from tempo_fast.checkpoint.config import DecoderConfig
+from tempo_fast.engine import ops
 from tempo_fast.engine.attention import attend_cached
 from tempo_fast.engine.kv_cache import KVCache, Packing
-from tempo_fast.models.layers import Linear, RMSNorm, empty, rotate
+from tempo_fast.models.layers import Linear, RMSNorm, empty
 from tempo_fast.models.rotary import Rotary
 
 Outputs = Literal["all", "last", "none"]
@@ -40,27 +40,34 @@ class Attention(nn.Module):
 
     def __init__(self, config: DecoderConfig, **where) -> None:
         super().__init__()
-        self.sizes = (config.heads, config.kv_heads, config.kv_heads)
-        self.head_dim = config.head_dim
-        self.qkv_proj = Linear(config.width, sum(self.sizes) * config.head_dim, bias=False, **where)
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        packed = (config.heads + 2 * config.kv_heads) * config.head_dim
+        self.qkv_proj = Linear(config.width, packed, bias=False, **where)
         self.o_proj = Linear(config.heads * config.head_dim, config.width, bias=False, **where)
         self.q_norm = RMSNorm(config.head_dim, config.rms_eps, **where)
         self.k_norm = RMSNorm(config.head_dim, config.rms_eps, **where)
 
     def append(
         self,
-        hidden: torch.Tensor,
+        normed: torch.Tensor,
         turn: tuple[torch.Tensor, torch.Tensor],
         packing: Packing,
         keys: torch.Tensor,
         values: torch.Tensor,
     ) -> torch.Tensor:
-        """Cache the keys and values of hidden [T, D]; return its queries [T, heads, head_dim]."""
-        heads = self.qkv_proj(hidden).unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split(self.sizes, dim=1)
-        keys.flatten(0, 1)[packing.slots] = rotate(self.k_norm(k), *turn)
-        values.flatten(0, 1)[packing.slots] = v
-        return rotate(self.q_norm(q), *turn)
+        """Cache the keys and values of normed [T, D]; return its queries [T, heads, head_dim]."""
+        return ops.qk_norm_rope(
+            self.qkv_proj(normed),
+            self.q_norm.weight,
+            self.k_norm.weight,
+            *turn,
+            packing.slots,
+            keys,
+            values,
+            self.q_norm.eps,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+        )
 
     def forward(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, packing: Packing
@@ -77,8 +84,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.ffn, config.width, bias=False, **where)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(silu(gate) * up)
+        return self.down_proj(ops.swiglu(self.gate_up_proj(x)))
 
 
 class Layer(nn.Module):
@@ -94,20 +100,27 @@ class Layer(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor,
+        update: torch.Tensor | None,
         turn: tuple[torch.Tensor, torch.Tensor],
         packing: Packing,
         keys: torch.Tensor,
         values: torch.Tensor,
         outputs: Outputs = "all",
-    ) -> torch.Tensor:
-        query = self.self_attn.append(self.input_layernorm(hidden), turn, packing, keys, values)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run on hidden + update [T, D]; return the two parts of its output in the same way.
+
+        The sum is left to the next norm, which reads both anyway.
+        """
+        hidden, normed = self.input_layernorm.add(hidden, update)
+        query = self.self_attn.append(normed, turn, packing, keys, values)
         if outputs == "none":
-            return hidden[:0]
+            return hidden[:0], hidden[:0]
         if outputs == "last":
             query, hidden = query[packing.last], hidden[packing.last]
             packing = packing.only_last()
-        hidden = hidden + self.self_attn(query, keys, values, packing)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        attended = self.self_attn(query, keys, values, packing)
+        hidden, normed = self.post_attention_layernorm.add(hidden, attended)
+        return hidden, self.mlp(normed)
 
 
 class Decoder(nn.Module):
@@ -150,14 +163,16 @@ class Decoder(nn.Module):
         """
         turn = self.rotary(positions)
         features = deepstack.features if deepstack is not None else ()
-        last = len(self.layers) - 1
+        last, update = len(self.layers) - 1, None
         for i, layer in enumerate(self.layers):
             wanted = outputs if i == last else "all"
-            hidden = layer(hidden, turn, packing, cache.keys[i], cache.values[i], wanted)
+            cached = (cache.keys[i], cache.values[i])
+            hidden, update = layer(hidden, update, turn, packing, *cached, wanted)
             if i < len(features) and wanted == "all":
-                hidden.index_add_(0, deepstack.index, features[i])
+                hidden, update = hidden + update, None
+                ops.deepstack_add(hidden, deepstack.index, features[i])
         cache.commit(packing)
-        return hidden
+        return hidden if update is None else hidden + update
 
     def checkpoint_targets(self, prefix: str) -> dict[str, torch.Tensor]:
         """Name of each parameter in the checkpoint → the tensor, or part of one, to fill."""

@@ -1,13 +1,11 @@
-"""Blocks that the networks share, with the published model's rounding points.
-
-`rms_norm` squares and averages in float32, rounds to the input's dtype, then multiplies by the
-weight. `rotate` multiplies in the dtype of the query and key, with cosines and sines rounded to it.
-"""
+"""Blocks that the networks share: parameters yet to be loaded around the operations."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+
+from tempo_fast.engine import ops
 
 
 def empty(*shape: int, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
@@ -37,7 +35,15 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def add(
+        self, x: torch.Tensor, update: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x + update, and its norm."""
+        if update is None:
+            return x, self(x)
+        return ops.add_layer_norm(update, x, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.Module):
@@ -49,15 +55,15 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (wide * scale).to(x.dtype)
+        return ops.rms_norm(x, self.weight, self.eps)
 
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of x [..., heads, head_dim]; cos, sin [..., 1, head_dim], halves alike."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    def add(
+        self, x: torch.Tensor, update: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x + update, and its norm."""
+        if update is None:
+            return x, self(x)
+        return ops.add_rms_norm(update, x, self.weight, self.eps)
 
 
 def parameters_by_name(module: nn.Module, prefix: str) -> dict[str, torch.Tensor]:

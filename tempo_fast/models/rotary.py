@@ -5,15 +5,17 @@ from __future__ import annotations
 import torch
 
 from tempo_fast.checkpoint.config import DecoderConfig
+from tempo_fast.engine import ops
 
 
 def rotary_frequencies(
     dimensions: int, theta: float, device: torch.device, *, through_float16: bool
 ) -> torch.Tensor:
     """float32 [dimensions / 2]: theta^(−2j / dimensions), rounded to float16 where asked for."""
-    exponent = torch.arange(0, dimensions, 2, dtype=torch.float32, device=device) / dimensions
+    # On the CPU wherever they go: a device's power may differ in the last bit, and round otherwise.
+    exponent = torch.arange(0, dimensions, 2, dtype=torch.float32) / dimensions
     frequency = 1.0 / theta**exponent
-    return frequency.half().float() if through_float16 else frequency
+    return (frequency.half().float() if through_float16 else frequency).to(device)
 
 
 class Rotary:
@@ -41,10 +43,5 @@ class Rotary:
             self.axis[(j % 3 == 2) & (j < 3 * width)] = 2
 
     def __call__(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """positions: int64 [T], or [3, T] (time, height, width) → cos, sin [T, 1, head_dim]."""
-        if self.axis is None:
-            angle = positions[:, None].float() * self.frequency
-        else:
-            angle = positions.float()[self.axis].T * self.frequency
-        angle = torch.cat((angle, angle), dim=-1)[:, None]
-        return angle.cos().to(self.dtype), angle.sin().to(self.dtype)
+        """positions: int64 [T], or [3, T] (time, height, width) → cos, sin [T, head_dim]."""
+        return ops.rope_tables(positions, self.frequency, self.axis, self.dtype)

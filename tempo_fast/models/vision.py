@@ -6,26 +6,20 @@ run as one dense batch; positions depend on the grid alone and are made once per
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.functional import gelu
 
 from tempo_fast.checkpoint.config import VisionConfig
+from tempo_fast.engine import ops
 from tempo_fast.engine.attention import attend_frames
-from tempo_fast.models.layers import LayerNorm, Linear, empty, parameters_by_name, rotate
+from tempo_fast.models.layers import LayerNorm, Linear, empty, parameters_by_name
 from tempo_fast.models.rotary import rotary_frequencies
 
 EPS = 1e-6
 THETA = 10000.0
-
-
-def merge_order(x: torch.Tensor, merge: int) -> torch.Tensor:
-    """[h, w, ...] row by row → [h · w, ...] in the order of merge × merge blocks."""
-    h, w = x.shape[:2]
-    blocks = x.reshape(h // merge, merge, w // merge, merge, *x.shape[2:])
-    return blocks.transpose(1, 2).reshape(h * w, *x.shape[2:])
 
 
 class Attention(nn.Module):
@@ -38,23 +32,27 @@ class Attention(nn.Module):
         self.proj = Linear(config.width, config.width, **where)
 
     def forward(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q, k = (rotate(part.float(), *turn).to(x.dtype) for part in (q, k))
+        q, k, v = ops.vision_rope(self.qkv(x), *turn, heads=self.heads)
         return self.proj(attend_frames(q, k, v).flatten(2))
 
 
 class MLP(nn.Module):
     """fc1, GELU, fc2."""
 
-    def __init__(self, sizes: tuple[int, int, int], approximate: str, **where) -> None:
+    def __init__(
+        self,
+        sizes: tuple[int, int, int],
+        activation: Callable[[torch.Tensor], torch.Tensor],
+        **where,
+    ) -> None:
         super().__init__()
         inputs, hidden, outputs = sizes
         self.linear_fc1 = Linear(inputs, hidden, **where)
         self.linear_fc2 = Linear(hidden, outputs, **where)
-        self.approximate = approximate
+        self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear_fc2(gelu(self.linear_fc1(x), approximate=self.approximate))
+        return self.linear_fc2(self.activation(self.linear_fc1(x)))
 
 
 class Block(nn.Module):
@@ -65,11 +63,18 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(config.width, EPS, **where)
         self.norm2 = LayerNorm(config.width, EPS, **where)
         self.attn = Attention(config, **where)
-        self.mlp = MLP((config.width, config.ffn, config.width), "tanh", **where)
+        self.mlp = MLP((config.width, config.ffn, config.width), ops.gelu_tanh, **where)
 
-    def forward(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x), turn)
-        return x + self.mlp(self.norm2(x))
+    def forward(
+        self,
+        x: torch.Tensor,
+        update: torch.Tensor | None,
+        turn: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run on x + update; return the two parts of its output, whose sum the next norm makes."""
+        x, normed = self.norm1.add(x, update)
+        x, normed = self.norm2.add(x, self.attn(normed, turn))
+        return x, self.mlp(normed)
 
 
 class Merger(MLP):
@@ -77,7 +82,7 @@ class Merger(MLP):
 
     def __init__(self, config: VisionConfig, *, norm_merged: bool, **where) -> None:
         self.merged = config.width * config.merge**2
-        super().__init__((self.merged, self.merged, config.out_width), "none", **where)
+        super().__init__((self.merged, self.merged, config.out_width), gelu, **where)
         self.norm = LayerNorm(self.merged if norm_merged else config.width, EPS, **where)
         self.norm_merged = norm_merged
 
@@ -116,47 +121,21 @@ class VisionEncoder(nn.Module):
         self.deepstack_merger_list = nn.ModuleList(
             Merger(config, norm_merged=True, **where) for _ in config.deepstack
         )
-        self.grid_tables = lru_cache(maxsize=8)(self._grid_tables)
+        self._tables: dict[tuple[int, int], tuple[torch.Tensor, ...]] = {}
 
     def _grid_tables(self, h: int, w: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Position embeddings [P, width] and rotary cos, sin [P, 1, head_dim] of an h × w grid."""
-        device = self.pos_embed.weight.device
-        row, column = torch.meshgrid(
-            torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij"
-        )
-        place = merge_order(torch.stack((row, column), -1), self.config.merge)
+        """Position embeddings [P, width] and rotary cos, sin float32 [P, head_dim] of a grid."""
+        weight, merge = self.pos_embed.weight, self.config.merge
+        patch = torch.arange(h * w, device=weight.device).view(h // merge, merge, w // merge, merge)
+        order = patch.transpose(1, 2).flatten()
+        place = torch.stack((order // w, order % w), -1)
         # Half of the frequencies turn with the row, half with the column. The published code
         # carries them through float16.
         half = self.config.width // self.config.heads // 2
-        frequency = rotary_frequencies(half, THETA, device, through_float16=True)
+        frequency = rotary_frequencies(half, THETA, weight.device, through_float16=True)
         angle = (place[..., None].float() * frequency).flatten(1)
-        angle = torch.cat((angle, angle), -1)[:, None]
-        table = merge_order(self._interpolate(h, w), self.config.merge)
-        return table, angle.cos(), angle.sin()
-
-    def _interpolate(self, h: int, w: int) -> torch.Tensor:
-        """[h, w, width]: the square position table resized bilinearly, corners kept in place."""
-        weight = self.pos_embed.weight
-        side = int(self.config.positions**0.5)
-        table = weight.view(side, side, -1)
-        corners = []
-        for size in (h, w):
-            at = torch.linspace(0, side - 1, size, device=weight.device)
-            low = at.long()
-            corners.append((low, (low + 1).clamp_(max=side - 1), at - low))
-        (top, bottom, dy), (left, right, dx) = corners
-        dy, dx = dy[:, None], dx[None]
-        parts = (
-            (top, left, (1 - dy) * (1 - dx)),
-            (top, right, (1 - dy) * dx),
-            (bottom, left, dy * (1 - dx)),
-            (bottom, right, dy * dx),
-        )
-        first, *rest = (
-            table[rows[:, None], columns] * share[..., None].to(weight.dtype)
-            for rows, columns, share in parts
-        )
-        return sum(rest, first)
+        angle = torch.cat((angle, angle), -1)
+        return ops.grid_table(weight, h, w, merge=merge), angle.cos(), angle.sin()
 
     def forward(
         self, patches: torch.Tensor, grid: tuple[int, int]
@@ -167,15 +146,18 @@ class VisionEncoder(nn.Module):
         visual tokens [n, P / merge², out_width] and the deepstack features, one such tensor a
         deepstack layer.
         """
-        table, *turn = self.grid_tables(*grid)
+        if grid not in self._tables:
+            self._tables = {grid: self._grid_tables(*grid)}
+        table, *turn = self._tables[grid]
         x = self.patch_embed["proj"](patches) + table
-        features = []
+        update, features = None, []
         for i, block in enumerate(self.blocks):
-            x = block(x, turn)
+            x, update = block(x, update, turn)
             if i in self.config.deepstack:
+                x, update = x + update, None
                 merger = self.deepstack_merger_list[self.config.deepstack.index(i)]
                 features.append(merger(x))
-        return self.merger(x), features
+        return self.merger(x if update is None else x + update), features
 
     def checkpoint_targets(self, prefix: str) -> dict[str, torch.Tensor]:
         """Where each parameter of the checkpoint goes."""

@@ -79,8 +79,8 @@ class NpyVideo(_Indexed):
     def __init__(self, path: Path, options: OpenOptions) -> None:
         try:
             pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise VideoError(f"{path} is not a .npy file of plain numbers: {error}") from error
+        except Exception as error:  # its header is parsed as Python, which fails in many ways
+            raise VideoError(f"{path} is not a .npy file of plain numbers: {error!r}") from error
         if not isinstance(pixels, np.ndarray):
             raise VideoError(f"{path} is an archive of arrays; a .npy file holds a single one")
         _check(pixels, "[F, H, W, 3]", str(path))

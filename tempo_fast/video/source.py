@@ -44,7 +44,10 @@ def open_source(
     doesn't go with it.
     """
     began = perf_counter()
-    source = _open(video, options)
+    try:
+        source = _open(video, options)
+    except OSError as error:
+        raise VideoError(f"{video} can't be read: {error.strerror or error}") from error
     source.decode_seconds += perf_counter() - began
     return source
 

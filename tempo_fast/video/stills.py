@@ -27,8 +27,10 @@ def _reading(what: object) -> Iterator[None]:
     """Pillow's errors, of which there are many kinds, as ours."""
     try:
         yield
-    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{what} can't be read as an image: {error}") from error
+    except VideoError:
+        raise
+    except Exception as error:  # its decoders raise whatever a damaged file leads them to
+        raise VideoError(f"{what} can't be read as an image: {error!r}") from error
 
 
 def to_rgb(image: Image.Image, what: object) -> np.ndarray:

@@ -1,0 +1,139 @@
+"""Which input pixels make an output pixel of a bicubic resizing, and with which weights.
+
+Both kinds filter with the cubic of a = −1/2, stretched by the scale s = in / out when it shrinks:
+
+    weight(i, j) = cubic((j − centre_i + 1/2) / max(s, 1)),  centre_i = (i + 1/2) s,
+    j from centre_i − 2 max(s, 1) to centre_i + 2 max(s, 1), normalised to a sum of 1
+
+`pillow_windows` computes as Pillow does for 8-bit images: in double precision, then rounded to
+multiples of 2^−22. `torch_windows` computes as `torch.nn.functional.interpolate(mode="bicubic",
+antialias=True)` does for float32: mostly in float32. Both vectorised, on the host, once a pair of
+sizes.
+
+Source: Keys 1981 (cubic convolution) with the antialiasing of Pillow's `Resample.c`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from tempo_kernels.launch import check
+
+# Pillow: 32 bits less the 8 of a pixel and 2 for sign and overshoot.
+PRECISION_BITS = 22
+# A horizontal pass reads four taps at a time: twelve bytes of interleaved RGB are three words.
+TAPS_MULTIPLE = 4
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Output i reads inputs starts[i] + t with weights[t, i] for t < taps; all of them exist.
+
+    starts: int32 [out]. weights: int32 (Pillow's, times 2^22) or float32 [padded, out], where
+    padded is taps rounded up to a multiple of 4 and the weights from `taps` on are 0.
+    """
+
+    starts: torch.Tensor
+    weights: torch.Tensor
+    taps: int
+
+
+def _cubic_pillow(x: np.ndarray) -> np.ndarray:
+    a = -0.5
+    x = np.abs(x)
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _cubic_torch(x: np.ndarray) -> np.ndarray:
+    a = np.float32(-0.5)
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x < 1, near, np.where(x < 2, far, np.float32(0)))
+
+
+def _taps(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Input indices [taps, out] of the windows [low, high), and which of them are in theirs."""
+    step = np.arange(int((high - low).max()))[:, None]
+    return step + low, step < high - low
+
+
+def _normalised(weights: np.ndarray) -> np.ndarray:
+    # cumsum adds in order, as the sources' loops do; `sum` would add in pairs.
+    total = weights.cumsum(0)[-1]
+    return np.divide(weights, total, out=weights, where=total != 0)
+
+
+def _packed(low: np.ndarray, weights: np.ndarray, size: int) -> Windows:
+    """Windows of one length, moved back where they would reach over the end."""
+    taps, out = weights.shape
+    starts = np.minimum(low, size - taps)
+    padded = np.zeros((-(-taps // TAPS_MULTIPLE) * TAPS_MULTIPLE, out), weights.dtype)
+    # A tap that the move pushes beyond the window is one that lay outside its range, of weight 0.
+    rows = np.arange(taps)[:, None] + (low - starts)
+    inside = rows < taps
+    padded[rows[inside], np.broadcast_to(np.arange(out), rows.shape)[inside]] = weights[inside]
+    return Windows(torch.from_numpy(starts.astype(np.int32)), torch.from_numpy(padded), taps)
+
+
+def _check_sizes(size: int, out: int) -> None:
+    check(size > 0 and out > 0, f"resizing {size} pixels to {out}: at least 1 is needed")
+
+
+@lru_cache(maxsize=256)
+def pillow_windows(size: int, out: int) -> Windows:
+    """The windows of Pillow's 8-bit bicubic from `size` to `out` pixels, on the CPU.
+
+    Raises ValueError for a size below 1.
+    """
+    _check_sizes(size, out)
+    scale = size / out
+    stretch = max(scale, 1.0)
+    support = 2.0 * stretch
+    centre = (np.arange(out) + 0.5) * scale
+    low = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    high = np.minimum((centre + support + 0.5).astype(np.int64), size)
+    index, inside = _taps(low, high)
+    weights = _normalised(_cubic_pillow((index - centre + 0.5) * (1.0 / stretch)) * inside)
+    # The conversion truncates, so this rounds halves away from zero, as Pillow does.
+    fixed = (weights * (1 << PRECISION_BITS) + np.copysign(0.5, weights)).astype(np.int32)
+    return _packed(low, fixed, size)
+
+
+@lru_cache(maxsize=256)
+def torch_windows(size: int, out: int) -> Windows:
+    """The windows of torch's float32 antialiased bicubic from `size` to `out` pixels, on the CPU.
+
+    Raises ValueError for a size below 1.
+    """
+    _check_sizes(size, out)
+    one = np.float32(1)
+    scale = np.float32(size) / np.float32(out)
+    support = np.float32(2) * max(scale, one)
+    # torch multiplies by the integer-and-a-half in double precision, then rounds to float32.
+    centre = (np.float64(scale) * (np.arange(out) + 0.5)).astype(np.float32)
+    first = (centre - support).astype(np.float64) + 0.5
+    last = (centre + support).astype(np.float64) + 0.5
+    low = np.maximum(first.astype(np.int64), 0)
+    high = np.minimum(last.astype(np.int64), size)
+    index, inside = _taps(low, high)
+    distance = (index.astype(np.float32) - centre).astype(np.float64) + 0.5
+    inverse = one / scale if scale >= 1 else one
+    values = _cubic_torch((distance * np.float64(inverse)).astype(np.float32))
+    return _packed(low, _normalised(values * inside.astype(np.float32)), size)
+
+
+@lru_cache(maxsize=256)
+def windows_on(device: torch.device, size: int, out: int, by_pillow: bool) -> Windows:
+    """The windows of either kind on `device`: copied there once a pair of sizes, then kept.
+
+    The first call for a pair copies from the host, which a graph being captured forbids.
+    """
+    windows = (pillow_windows if by_pillow else torch_windows)(size, out)
+    return Windows(windows.starts.to(device), windows.weights.to(device), windows.taps)

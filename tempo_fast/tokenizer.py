@@ -1,0 +1,36 @@
+"""Prompt text to token ids: a template's, in which special tokens count, and a user's."""
+
+from __future__ import annotations
+
+import threading
+
+from transformers import PreTrainedTokenizerBase
+
+
+class PromptTokenizer:
+    """A tokenizer that several threads may use in both ways.
+
+    The library keeps whether special tokens are recognised as a state of the tokenizer, so one call
+    must not begin before another has ended.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._lock = threading.Lock()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a template's text; names of special tokens are those tokens."""
+        return self._encode(text, as_text=False)
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a user's text; names of special tokens are ordinary characters."""
+        return self._encode(text, as_text=True)
+
+    def _encode(self, text: str, *, as_text: bool) -> list[int]:
+        with self._lock:
+            encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)
+        return encoded.input_ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Text without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)

@@ -1,0 +1,62 @@
+"""Cutting into patches moves and normalises: exactly what the plain code gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tempo_fast.video import patches as plain
+from tempo_kernels.patches import to_patches, to_patches_ref
+
+
+def frames_of(count: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(height + width)
+    shape = (count, height, width, 3)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_reference_is_the_plain_code(dtype):
+    frames = frames_of(6, 96, 160)
+    assert torch.equal(to_patches_ref(frames, dtype), plain.to_patches(frames, dtype=dtype))
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(2, 32, 32), (4, 64, 160), (2, 96, 352)])
+def test_patches_exactly(device, size, dtype, planar):
+    frames = frames_of(*size)
+    expected = to_patches_ref(frames, dtype)
+    given = frames.permute(0, 3, 1, 2).contiguous() if planar else frames
+    out = torch.full_like(expected, float("nan"), device=device)
+    assert to_patches(given.to(device), dtype, planar=planar, out=out) is out
+    assert torch.equal(out.cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_value_is_normalised_exactly(device, dtype):
+    frames = torch.arange(256, dtype=torch.uint8).repeat(2 * 32 * 32 * 3 // 256)
+    frames = frames.view(2, 32, 32, 3)
+    assert torch.equal(to_patches(frames.to(device), dtype).cpu(), to_patches_ref(frames, dtype))
+
+
+def test_no_frames_are_no_patches(device):
+    assert to_patches(frames_of(0, 64, 32).to(device)).shape == (0, 8, 1536)
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "message"),
+    [
+        (frames_of(3, 32, 32), {}, "3 frames of 32x32 don't divide"),
+        (frames_of(2, 48, 32), {}, "2 frames of 32x48 don't divide"),
+        (frames_of(2, 32, 32).float(), {}, "frames is torch.float32"),
+        (frames_of(2, 32, 32).transpose(1, 2), {}, "a contiguous tensor is needed"),
+        (frames_of(2, 32, 32), {"planar": True}, r"frames has shape \[2, 32, 32, 3\]"),
+        (frames_of(2, 32, 32), {"dtype": torch.float16}, "not torch.float16"),
+        (frames_of(2, 32, 32), {"out": torch.empty(1, 4, 1536)}, "out is torch.float32"),
+    ],
+)
+def test_bad_input_is_a_value_error(device, frames, options, message):
+    options = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    with pytest.raises(ValueError, match=message):
+        to_patches(frames.to(device), **options)

@@ -1,0 +1,105 @@
+"""The whole engine through the kernels gives what it gives through the plain path."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tempo_fast import ModelError, OptionError
+from tempo_fast.compression import allocate
+from tempo_fast.engine import ops
+from tempo_fast.options import OpenOptions
+from tempo_fast.video.resize import resize_frame
+from tempo_fast.video.segments import SegmentReader
+from tempo_fast.video.source import open_source
+from tempo_kernels.launch import HAS_TRITON, INTERPRETED
+
+CAN_RUN = HAS_TRITON and (INTERPRETED or torch.cuda.is_available())
+needs_kernels = pytest.mark.skipif(not CAN_RUN, reason="needs a CUDA GPU or TRITON_INTERPRET=1")
+
+
+@pytest.fixture
+def kernels():
+    before = ops.set_kernels("triton")
+    yield
+    ops.set_kernels(before)
+
+
+@needs_kernels
+def test_a_golden_case_through_the_kernels(pipe, golden_case, kernels):
+    case = golden_case("image")
+    with pipe.open(case.video) as video:
+        compressed = video.compress(case.query)
+        answer = video.ask(case.query, max_new_tokens=2)
+    expected = case.tensors["inputs_embeds"]
+    assert (compressed.inputs_embeds - expected).abs().max() < 2e-4 * expected.abs().max()
+    assert (compressed.relevance - case.tensors["relevance"]).abs().max() < 1e-5
+    assert answer.token_ids == case.tensors["generated_ids"][:2].tolist()
+
+
+@needs_kernels
+def test_a_video_through_the_kernels(pipe, clip_frames):
+    """Resizing on the device, 3-D positions, time tags, deepstack, allocation and sampling too."""
+    ask = {"max_new_tokens": 2, "visual_token_budget": 12, "temperature": 0.8, "seed": 1}
+    options = {"fps": 2.0, "frame_windows": 2, **ask}
+    frames = clip_frames[:4]
+    plain = pipe(frames, "What moves?", **options)
+    before = ops.set_kernels("triton")
+    try:
+        fused = pipe(frames, "What moves?", **options)
+    finally:
+        ops.set_kernels(before)
+    assert fused.relevance == pytest.approx(plain.relevance, abs=1e-5)
+    assert fused.allocations == plain.allocations
+    assert fused.token_ids == plain.token_ids
+
+
+@needs_kernels
+def test_frames_resized_by_the_kernels_are_the_hosts(clip_frames, kernels):
+    from tempo_fast.video.resize import plan_resize
+
+    frames = clip_frames[:2]
+    steps = [(s.height, s.width, s.by_pillow) for s in plan_resize(*frames.shape[1:3])]
+    source = open_source(frames, OpenOptions(fps=2.0))
+    with SegmentReader(source, 2, 2, resize=resize_frame) as reader:
+        (resized,) = reader
+    expected = ops.preprocess(resized, (), torch.float32)
+    actual = ops.preprocess(torch.from_numpy(frames), steps, torch.float32)
+    # The last step is float32: a value beside a half may round the other way, by one level.
+    different = (actual - expected).abs()
+    assert different.max() <= 1.01 / 127.5
+    assert (different > 0).float().mean() < 0.005
+
+
+@needs_kernels
+def test_allocation_by_the_kernel_raises_like_the_plain_one(kernels):
+    assert allocate(torch.tensor([0.1, 0.9]), tokens=8, budget=10).tolist() == [4, 6]
+    with pytest.raises(ModelError, match="segment 1"):
+        allocate(torch.tensor([0.1, float("nan")]), tokens=8, budget=10)
+    with pytest.raises(OptionError, match="2"):
+        allocate(torch.tensor([0.1, 0.9]), tokens=8, budget=1)
+
+
+def test_modes_are_checked(monkeypatch):
+    with pytest.raises(OptionError, match="auto, triton, torch"):
+        ops.set_kernels("fast")
+    monkeypatch.setattr(ops, "INTERPRETED", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(OptionError, match="no Triton kernel can run here"):
+        ops.set_kernels("triton")
+    assert not ops.uses_kernels(torch.device("cpu"))
+
+
+def test_the_engine_needs_no_triton(golden):
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "from tempo_fast import TempoFastPipeline\n"
+        f"pipe = TempoFastPipeline.from_pretrained({str(golden / 'checkpoint' / 'tiny-tempo')!r})\n"
+        f"answer = pipe({str(golden / 'clip.mp4')!r}, 'What?', max_new_tokens=2, max_frames=4)\n"
+        "print(len(answer.token_ids))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "2\n"), run.stderr
