@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 
 .PHONY: help install demo test lint format aot bench sanitize clean
 
@@ -24,7 +26,9 @@ test: install lint  ## lint and all tests that run anywhere
 	$(BIN)/python -m pytest
 
 aot: install  ## compile every kernel for sm_80, sm_90 and sm_100 (needs no GPU)
-	$(BIN)/python -m tempo_kernels.aot --targets 80,90,100 --json benchmarks/results/aot.json
+	@mkdir -p benchmarks/results
+	$(BIN)/python -m tempo_kernels.aot --targets 80,90,100 --json benchmarks/results/aot.json \
+		| tee benchmarks/results/aot.txt
 
 bench: install  ## benchmarks; without a GPU the references, on small sizes
 	$(BIN)/python -m pytest benchmarks

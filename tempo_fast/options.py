@@ -47,7 +47,9 @@ class OpenOptions:
         the start of the next; by default the same as frame_windows, so that segments tile the
         video.
     clip: (start, end) in seconds, to read only that part; times are then counted from its start.
-    fps: for frames that are already sampled (an array), their rate; an array needs it.
+    fps: the rate of frames that have none of their own. Of an array, whose frames are already
+        sampled and all used, it must be given; a `.npy` file and a folder of images are sampled
+        like a video of this rate, by default video_fps.
     """
 
     video_fps: float = 2.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def draw_answer(record: Mapping[str, Any], image_format: str = "png") -> bytes:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise TempoError(
-            "drawing needs matplotlib, which isn't installed: pip install tempo-fast[plot]"
+            "drawing needs matplotlib, which isn't installed: pip install matplotlib"
         ) from error
     segments = _read_segments(record)
     with mpl.rc_context({"font.size": 9, "text.color": INK, "svg.fonttype": "none"}):
@@ -63,7 +64,10 @@ def draw_answer(record: Mapping[str, Any], image_format: str = "png") -> bytes:
         _draw_time(bottom, segments)
         _align(figure, title)
         image = io.BytesIO()
-        figure.savefig(image, format=image_format, dpi=150)
+        with warnings.catch_warnings():
+            # It draws a box for a letter that its font lacks, which is all that can be done.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(image, format=image_format, dpi=150)
     return image.getvalue()
 
 

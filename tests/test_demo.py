@@ -32,7 +32,7 @@ def test_the_demo_answers_two_questions(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     assert run.stderr == ""
     for number in (1, 2):

@@ -85,7 +85,13 @@ def resolve(
     if found is None:
         name = str(base) if base is not None else _base_name(tempo, config)
         patterns = (*BASE_FILES, INDEX)
-        found = snapshot(name, patterns, revision=None, local_files_only=local_files_only)
+        try:
+            found = snapshot(name, patterns, revision=None, local_files_only=local_files_only)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the checkpoint in {tempo} needs its Qwen3-VL base: give its folder as base "
+                f"(--base), or put it beside the checkpoint. {error}"
+            ) from error
         repo = (name, found.name)
     _check_base(found)
     return CheckpointFiles(tempo, found, repo, weights, local_files_only)
@@ -93,6 +99,8 @@ def resolve(
 
 def _local_folder(place: str | PathLike[str]) -> Path | None:
     """The folder that `place` names; None where it can only be a hub id."""
+    if not isinstance(place, str | PathLike) or not str(place):
+        raise CheckpointError(f"a checkpoint is a folder or a hub id; got {place!r}")
     path = Path(place).expanduser()
     if path.is_dir():
         return path.absolute()

@@ -58,9 +58,9 @@ def snapshot(
         raise CheckpointError(f"{repo} has no revision {revision!r}") from error
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{repo} is not (wholly) in the local cache and can't be fetched, because the hub is "
-            "out of reach or network use is off (local_files_only, HF_HUB_OFFLINE): fetch it once "
-            f"with network, or give a local folder. {_first_line(error)}"
+            f"{repo} is no folder here, and as a hub id it is not (wholly) in the local cache and "
+            "can't be fetched: the hub is out of reach, or network use is off. Give a local "
+            "folder, or fetch it once with network"
         ) from error
     except (HTTPError, OSError, RuntimeError) as error:
         raise CheckpointError(

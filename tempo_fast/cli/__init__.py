@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from tempo_fast import __version__
 from tempo_fast.cli import answer, batch, convert, demo, infer, info, plot
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: an error, told in one line on stderr. 130: interrupted. 141: nobody reads stdout any
     more. A usage error ends in argparse's SystemExit with code 2.
     """
+    if sys.stdout is None:  # closed by whoever started us: there is nobody to answer
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open for as long as we run
     args = build_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():

@@ -46,7 +46,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = given_options(args)
-    settings = {"model": args.model, "options": options}
+    settings = {
+        "model": args.model,
+        "base": args.base,
+        "revision": args.revision,
+        "dtype": args.dtype,
+        "options": options,
+    }
     cases = read_cases(args.cases, _answer_fields() | {"index", "error", *settings})
     output = args.output or args.cases.with_suffix(".answers.jsonl")
     with ResultFile(output, cases, settings) as results:

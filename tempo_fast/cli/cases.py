@@ -45,7 +45,9 @@ def read_cases(path: Path, reserved: Collection[str]) -> list[Case]:
     try:
         values = json.loads(read_text(path), parse_constant=_refuse)
     except ValueError as error:
-        raise TempoError(f"{path} is no JSON: {error}") from error
+        raise TempoError(
+            f'{path} is no JSON list of {{"video_path": …, "query": …}}: {error}'
+        ) from error
     if not isinstance(values, list):
         raise TempoError(
             f'{path} must hold a list of {{"video_path": …, "query": …}}, not a '
@@ -64,7 +66,8 @@ def _read_case(path: Path, index: int, value: Any, reserved: Collection[str]) ->
         raise TempoError(f'{where} must be an object with "video_path" and "query"')
     for key in ("video_path", "query"):
         if not isinstance(value.get(key), str):
-            raise TempoError(f'{where} needs a text "{key}"; it has {value.get(key)!r}')
+            found = ", ".join(map(str, value)) or "nothing"
+            raise TempoError(f'{where} needs a text "{key}"; its keys are: {found}')
     if not value["video_path"]:
         raise TempoError(f'{where} has an empty "video_path"')
     extra = {key: each for key, each in value.items() if key not in ("video_path", "query")}

@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         default=Path("demo-output"),
         metavar="FOLDER",
-        help="where the video, checkpoint, answers and plot go (default: demo-output)",
+        help="where the video, the checkpoint and the answers go (default: demo-output)",
     )
     parser.set_defaults(run=run)
 

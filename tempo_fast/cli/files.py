@@ -63,5 +63,11 @@ def check_destination(path: Path) -> None:
 
 def check_video(path: str) -> None:
     """Raise VideoError if there is no such file or folder, before a model is loaded for it."""
-    if not Path(path).exists():
-        raise VideoError(f"no such video: {path}")
+    if "://" in path:
+        raise VideoError(f"{path} is an address; download the video and give its file")
+    try:
+        found = bool(path) and Path(path).exists()
+    except OSError as error:  # a name longer than the file system takes, for one
+        raise VideoError(f"{path} can't be read: {error.strerror}") from error
+    if not found:
+        raise VideoError(f"no such video: {path or '(an empty name)'}")

@@ -19,7 +19,7 @@ HELP = {
     "frame_windows": "frames in a segment",
     "frame_stride": "frames from the start of one segment to the start of the next",
     "clip": "read only this part of the video, in seconds",
-    "fps": "frames a second of an array (.npy) of frames that are already sampled",
+    "fps": "frames a second of a .npy file or a folder of images (default: video_fps)",
     "visual_token_budget": "memory tokens that all segments share",
     "min_tokens": "fewest memory tokens of a segment",
     "strategy": "which memory tokens of a segment are kept",

@@ -62,11 +62,11 @@ def _open(video: object, options: OpenOptions) -> FrameSource:
         video = video.numpy()
     if isinstance(video, np.ndarray):
         return _image(video, options) if video.ndim == 3 else ArrayVideo(video, options)
-    if isinstance(video, str | os.PathLike):
+    if isinstance(video, str | os.PathLike) and os.fspath(video):
         return _open_path(Path(os.fsdecode(video)), options)
     raise VideoError(
         "a video is a path, a uint8 array or tensor [F, H, W, 3] or [H, W, 3], or a PIL image; "
-        f"got {type(video).__name__}"
+        f"got {repr(video) if isinstance(video, str) else type(video).__name__}"
     )
 
 
