@@ -203,7 +203,7 @@ def test_failures_say_what_to_do(runs, step, message):
 def test_failures_without_network_say_what_to_do(runs):
     _, _, offline, _ = runs
     assert "network use is off" in offline["rows_not_kept"]
-    assert "fetch it once with network, or give a local folder" in offline["not_cached"]
+    assert "Give a local folder, or fetch it once with network" in offline["not_cached"]
 
 
 def test_weights_already_in_the_cache_are_read_there(runs, tmp_path):

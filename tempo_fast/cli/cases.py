@@ -66,8 +66,8 @@ def _read_case(path: Path, index: int, value: Any, reserved: Collection[str]) ->
         raise TempoError(f'{where} must be an object with "video_path" and "query"')
     for key in ("video_path", "query"):
         if not isinstance(value.get(key), str):
-            found = ", ".join(map(str, value)) or "nothing"
-            raise TempoError(f'{where} needs a text "{key}"; its keys are: {found}')
+            found = repr(value[key]) if key in value else f"only {', '.join(value) or 'nothing'}"
+            raise TempoError(f'{where} needs a text "{key}"; it has {found}')
     if not value["video_path"]:
         raise TempoError(f'{where} has an empty "video_path"')
     extra = {key: each for key, each in value.items() if key not in ("video_path", "query")}
