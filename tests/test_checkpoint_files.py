@@ -193,7 +193,10 @@ def test_config_without_a_base(pair, names):
 def test_base_not_on_disk_and_no_network(pair, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(pair / "cache"))
     shutil.rmtree(pair / BASE)
-    with pytest.raises(CheckpointError, match=r"needs its Qwen3-VL base: give its folder as base.*Qwen/tiny-qwen3-vl"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"needs its Qwen3-VL base: give its folder as base.*Qwen/tiny-qwen3-vl",
+    ):
         resolve(pair / TEMPO, local_files_only=True)
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tempo_fast import OptionError
-from tempo_fast.compression import compressor as compressor_module
 from tempo_fast.compression.positions import segment_positions
 from tempo_fast.compression.prompt import BLANK_QUERY, SegmentPrompt
 from tempo_fast.demo.checkpoint import make_tokenizer
@@ -72,7 +71,7 @@ def test_a_question_leaves_no_trace(pipe, video, clip_frames):
 def test_chunks_do_not_change_the_result(pipe, video, clip_frames, monkeypatch):
     expected = video.compress("What moves?", visual_token_budget=40)
     for tokens in (1, 1100, 10**6):
-        monkeypatch.setattr(compressor_module, "CHUNK_TOKENS", tokens)
+        monkeypatch.setattr(pipe._compressors["video"], "chunk_tokens", tokens)
         with pipe.open(clip_frames, fps=2.0) as chunked:
             actual = chunked.compress("What moves?", visual_token_budget=40)
         assert torch.equal(actual.allocations, expected.allocations)

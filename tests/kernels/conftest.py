@@ -33,10 +33,6 @@ from .tolerances import assert_as_good
 INTERPRETED = knobs.runtime.interpret
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: runs the compiled kernels; skipped without a CUDA GPU")
-
-
 @pytest.fixture(
     scope="session",
     params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)],
