@@ -104,15 +104,6 @@ def test_clip_is_exact_around_keyframes(tmp_path, name, first):
     assert [read(frame) for frame in frames] == list(range(first, min(first + 4, 120)))
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_clip_decodes_from_the_keyframe_before_it(tmp_path, name, monkeypatch):
-    path = make_clip(tmp_path / name, count=200, rate=25, g="40", bf="3", sc_threshold="0")
-    source = open_source(path, OpenOptions(clip=(6.48, 6.6), video_fps=25))
-    floor = source._index.times[160]
-    decoded = [time for time, _ in source._timed_from(int(source._index.times[162]))]
-    assert len(decoded) == 40 and decoded[0] == floor
-
-
 def test_more_samples_than_frames_repeat(tmp_path):
     path = make_clip(tmp_path / "short.mp4", count=3, bf="2")
     frames, real_fps = load_frames(path, min_frames=8)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.video.stream import VideoStream
+from av.video.reformatter import VideoReformatter
 
 from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.parallel import in_order
+from tempo_fast.video.plan import plan
+from tempo_fast.video.runs import UnplannedError, open_runs
 from tempo_fast.video.sampling import sample_indices
 from tempo_fast.video.scan import open_video, scan
+from tempo_fast.video.workers import usable_cores
+
+_MOST_WORKERS = 8
+# Decoded frames that may wait to be taken: these bytes, but always so many.
+_ROOM_BYTES = 160 << 20
+_LEAST_ROOM = 4
 
 
 def pick(
@@ -41,40 +50,33 @@ def pick(
         yield shown[1]
 
 
-def to_pixels(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+def to_pixels(
+    frame: av.VideoFrame,
+    size: tuple[int, int] | None = None,
+    reformatter: VideoReformatter | None = None,
+) -> np.ndarray:
     """Convert to uint8 [H, W, 3] RGB, turned upright by the file's display matrix.
 
     size: the upright (height, width) to scale to, where a stream changes its size on the way.
+    reformatter: to use for one frame after the other, which is quicker.
     """
     turns = round(frame.rotation / 90) % 4
     height, width = size or (None, None)
     if turns % 2:
         height, width = width, height
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return np.ascontiguousarray(np.rot90(pixels, turns))
-
-
-def _packets_from(
-    container: InputContainer, stream: VideoStream, keyframe: tuple[int, int]
-) -> Iterator[av.Packet] | None:
-    """Packets from exactly this keyframe (its pts and dts) on; None where seeking misses it."""
-    pts, dts = keyframe
-    # Matroska seeks by presentation time, others by decoding time.
-    for time in keyframe:
-        container.seek(time, stream=stream)
-        packets = container.demux(stream)
-        for packet in packets:
-            if packet.pts == pts:
-                return chain((packet,), packets)
-            if packet.dts is not None and packet.dts > dts:
-                break
-    return None
+    converted = (reformatter or VideoReformatter()).reformat(
+        frame, format="rgb24", width=width, height=height, threads=1
+    )
+    return np.ascontiguousarray(np.rot90(converted.to_ndarray(), turns))
 
 
 class VideoFile(FrameSource):
-    """A video file, decoded in order from the keyframe before the first wanted frame.
+    """A video file, of which no more is decoded than the wanted frames need.
 
-    Only wanted frames are converted to RGB, and decoding stops after the last of them.
+    Stretches that hold no wanted frame are skipped, packets that nothing else refers to are
+    dropped, and several stretches are decoded at once, each by a worker of its own. The frames are
+    those of decoding everything in order, which is also what is done where the codec or the file
+    doesn't let that be known beforehand. Only wanted frames are converted to RGB.
     """
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
@@ -95,26 +97,65 @@ class VideoFile(FrameSource):
                 raise VideoError(f"{path} has no frame that can be decoded")
             height, width, _ = to_pixels(first).shape
         super().__init__(count=len(self._indices), height=height, width=width, real_fps=real_fps)
+        self._runs = None
+        if self._index.packets is not None:
+            times = np.unique(self._index.times[self._indices])
+            self._runs = plan(self._index.packets, times, paired=self._index.syntax.paired)
 
     def _frames(self) -> Iterator[np.ndarray]:
-        if self._index.times is None:
-            keyed, wanted = self._counted(), self._indices
-        else:
-            wanted = self._index.times[self._indices]
-            keyed = self._timed_from(int(wanted[0]))
-        read, last, pixels = 0, None, None
-        try:
-            for frame in pick(keyed, wanted.tolist()):
-                if frame is not last:
-                    last, pixels = frame, to_pixels(frame, (self.height, self.width))
-                yield pixels
-                read += 1
-        except VideoError as error:
-            raise self._damaged(read) from error
-        finally:
-            keyed.close()
+        read = 0
+        if self._runs is not None:
+            with closing(self._planned()) as frames:
+                try:
+                    for pixels in frames:
+                        yield pixels
+                        read += 1
+                    return
+                except (UnplannedError, VideoError, av.FFmpegError):
+                    # Only decoding everything tells what a sound decoder makes of it.
+                    pass
+        with closing(self._everything(read)) as frames:
+            try:
+                for pixels in frames:
+                    yield pixels
+                    read += 1
+            except VideoError as error:
+                raise self._damaged(read) from error
         if read < self.count:
             raise self._damaged(read)
+
+    def _planned(self) -> Iterator[np.ndarray]:
+        """The frames, decoded in runs by several workers."""
+        workers = min(_MOST_WORKERS, usable_cores(), len(self._runs))
+        threads = max(1, usable_cores() // workers)
+        index, size = self._index, (self.height, self.width)
+
+        def convert(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+            return to_pixels(frame, size, reformatter)
+
+        frames = in_order(
+            self._runs,
+            partial(open_runs, self._path, index.packets, index.syntax, threads),
+            lambda reader, run, stopped: reader.read(run, convert, stopped),
+            workers=workers,
+            room=max(_LEAST_ROOM, _ROOM_BYTES // (3 * self.height * self.width)),
+        )
+        _, repeats = np.unique(self._indices, return_counts=True)
+        with closing(frames):
+            for pixels, count in zip(frames, repeats.tolist(), strict=True):
+                for _ in range(count):
+                    yield pixels
+
+    def _everything(self, read: int) -> Iterator[np.ndarray]:
+        """The frames after the first `read`, decoded one after the other from the file's start."""
+        timed = self._index.times is not None
+        wanted = self._index.times[self._indices] if timed else self._indices
+        reformatter, last, pixels = VideoReformatter(), None, None
+        with closing(_timed(self._path) if timed else _counted(self._path)) as keyed:
+            for frame in pick(keyed, wanted[read:].tolist()):
+                if frame is not last:
+                    last, pixels = frame, to_pixels(frame, (self.height, self.width), reformatter)
+                yield pixels
 
     def _damaged(self, read: int) -> VideoError:
         usable = self._indices[read - 1] + 1 if read else 0
@@ -123,30 +164,25 @@ class VideoFile(FrameSource):
             "could be decoded; get a sound copy, or end clip= before the damage"
         )
 
-    def _counted(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        with open_video(self._path) as (container, stream):
-            stream.thread_type = "AUTO"
-            yield from enumerate(container.decode(stream))
 
-    def _timed_from(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decoded frames with their times, from the keyframe at or before the time `first` on."""
-        keyframes = self._index.keyframes
-        at = int(np.searchsorted(keyframes[:, 0], first, side="right")) - 1
-        with open_video(self._path) as (container, stream):
-            stream.thread_type = "AUTO"
-            keyframe = (int(keyframes[at, 0]), int(keyframes[at, 1])) if at > 0 else None
-            packets = _packets_from(container, stream, keyframe) if keyframe else None
-            if packets is not None:
-                yield from _timed(packets, keyframe[0])
-                return
-        with open_video(self._path) as (container, stream):
-            stream.thread_type = "AUTO"
-            yield from _timed(container.demux(stream), int(self._index.times[0]))
+@contextmanager
+def _decoding(path: Path) -> Iterator[Iterator[av.VideoFrame]]:
+    """All frames of a file, decoded in order."""
+    with open_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        if stream.codec_context.name == "mpeg4":
+            # Frame threads don't pass on all that interlaced pictures need of each other.
+            stream.codec_context.thread_count = 1
+        yield container.decode(stream)
 
 
-def _timed(packets: Iterable[av.Packet], earliest: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    # Frames before their keyframe lean on ones that a seek has skipped.
-    for packet in packets:
-        for frame in packet.decode():
-            if frame.pts is not None and frame.pts >= earliest:
+def _counted(path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
+    with _decoding(path) as frames:
+        yield from enumerate(frames)
+
+
+def _timed(path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
+    with _decoding(path) as frames:
+        for frame in frames:
+            if frame.pts is not None:
                 yield frame.pts, frame
