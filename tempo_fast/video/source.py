@@ -15,6 +15,7 @@ from tempo_fast.options import OpenOptions
 from tempo_fast.video.arrays import ArrayImage, ArrayVideo, NpyVideo
 from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.npz import NpzVideo
 from tempo_fast.video.stills import (
     IMAGE_SUFFIXES,
     Animation,
@@ -32,12 +33,13 @@ def open_source(
 ) -> FrameSource:
     """Open a video or an image for reading its sampled frames.
 
-    video: a path to a video file (mp4, mkv, avi, webm and whatever else FFmpeg reads), a gif, a
-    `.npy` file (uint8 [F, H, W, 3]), a folder of images in natural order, or an image file; or an
-    array or tensor of uint8, [F, H, W, 3] for frames that are already sampled (with options.fps,
-    their rate, and no further sampling) or [H, W, 3] for an image; or a PIL image.
-    A `.npy` file and a folder are sampled like a video of options.fps frames a second, by default
-    of options.video_fps; a gif and a video file have a rate of their own.
+    video: a path to a video file (mp4, mkv, avi, webm and whatever else FFmpeg reads), a gif or an
+    animated webp or png, a `.npy` file or a `.npz` file of one array (uint8 [F, H, W, 3]), a folder
+    of images in natural order, or an image file; or an array or tensor of uint8, [F, H, W, 3] for
+    frames that are already sampled (with options.fps, their rate, and no further sampling) or
+    [H, W, 3] for an image; or a PIL image.
+    A `.npy` or `.npz` file and a folder are sampled like a video of options.fps frames a second, by
+    default of options.video_fps; an animation and a video file have times of their own.
     Images and videos are turned upright when their metadata says how they were held.
 
     Raises VideoError when it can't be read as what it seems to be, OptionError when an option
@@ -78,6 +80,8 @@ def _open_path(path: Path, options: OpenOptions) -> FrameSource:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return NpyVideo(path, options)
+    if suffix == ".npz":
+        return NpzVideo(path, options)
     if suffix not in IMAGE_SUFFIXES:
         _refuse_fps(path, options)
         return VideoFile(path, options)
