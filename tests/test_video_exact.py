@@ -91,11 +91,11 @@ def plain(path):
 
 
 def planned(source, numbers):
-    """The frames `numbers` (rising) of a source by its fast way alone; None where it has none."""
-    source._indices = np.array(numbers)
-    times = np.unique(source._index.times[source._indices])
-    source._runs = plan(source._index.packets, times, paired=source._index.syntax.paired)
-    with closing(source._planned()) as frames:
+    """The frames `numbers` (rising) of a source by its planned way alone."""
+    source._wanted = source._index.times[np.array(numbers)]
+    packets, syntax = source._index.packets, source._index.syntax
+    runs = plan(packets, np.unique(source._wanted), paired=syntax.paired)
+    with closing(source._planned(runs)) as frames:
         return list(frames)
 
 
@@ -106,7 +106,7 @@ def compare(path, planless=False):
     for ours, (_, theirs) in zip(source, frames, strict=True):
         assert (ours == theirs).all()
     if planless:
-        assert source._runs is None
+        assert not source._runs
         return
     assert source._index.times.tolist() == [time for time, _ in frames]
     choose = random.Random(path.name)
@@ -133,3 +133,57 @@ def test_sizes_and_pixel_formats(tmp_path, name):
 def test_variable_frame_rate(tmp_path, name):
     ticks = np.cumsum(random.Random(1).choices([2, 4, 4, 4, 7, 31], k=COUNT)).tolist()
     compare(write(tmp_path / name, *VARIANTS[name], ticks=ticks))
+
+
+def test_a_file_that_begins_with_frames_that_lean_on_lost_ones(tmp_path):
+    whole = write(tmp_path / "whole.ts", *VARIANTS["open.ts"])
+    path = tmp_path / "joined.ts"
+    with av.open(str(whole)) as given, av.open(str(path), "w") as out:
+        stream = given.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        packets = [packet for packet in given.demux(stream) if packet.size]
+        entries = [n for n, packet in enumerate(packets) if packet.is_keyframe]
+        for packet in packets[entries[1] :]:
+            packet.stream = copy
+            out.mux(packet)
+    frames = plain(path)
+    source = VideoFile(path, OpenOptions(video_fps=1000, max_frames=COUNT))
+    times = source._wanted
+    assert times[0] < frames[0][0]  # its first frames can't be decoded
+    shown = np.searchsorted([time for time, _ in frames], times, side="right") - 1
+    read = list(source)
+    assert len(read) == source.count > len(frames)
+    for ours, number in zip(read, shown.clip(0), strict=True):
+        assert (ours == frames[number][1]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),  # of its packets, that may at most be decoded for one frame in twelve
+    [
+        ("plain.mp4", 0.6),
+        ("open.ts", 0.7),
+        ("slices.ts", 0.6),
+        ("hevc.mp4", 0.7),
+        ("hevc_open.ts", 0.7),
+        ("av1.mp4", 0.75),
+        ("mpeg4.mp4", 0.6),
+        ("mjpeg.mkv", 0.1),
+        ("vp9.webm", 0.9),
+    ],
+)
+def test_what_is_not_needed_is_not_decoded(tmp_path, name, share):
+    path = write(tmp_path / name, *VARIANTS[name])
+    source = VideoFile(path, OpenOptions(video_fps=25 / 12))
+    wanted = set(source._wanted.tolist())
+    assert len(wanted) == COUNT // 12
+    fed = 0
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        for run in source._runs:
+            fed += sum(
+                packet.pts in wanted or not source._index.syntax.droppable(bytes(packet))
+                for packet in packets[run.start : run.end]
+            )
+    assert fed <= share * COUNT
+    source = VideoFile(path, OpenOptions(video_fps=25, clip=(3.0, 3.1), min_frames=1))
+    assert sum(run.end - run.start for run in source._runs) <= COUNT // 2

@@ -15,13 +15,15 @@ from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.parallel import in_order
-from tempo_fast.video.plan import plan
+from tempo_fast.video.plan import Run, plan
 from tempo_fast.video.runs import UnplannedError, open_runs
 from tempo_fast.video.sampling import sample_indices
 from tempo_fast.video.scan import open_video, scan
 from tempo_fast.video.workers import usable_cores
 
 _MOST_WORKERS = 8
+# After so many surprises the file isn't worth planning for.
+_ATTEMPTS = 3
 # Decoded frames that may wait to be taken: these bytes, but always so many.
 _ROOM_BYTES = 160 << 20
 _LEAST_ROOM = 4
@@ -97,36 +99,43 @@ class VideoFile(FrameSource):
                 raise VideoError(f"{path} has no frame that can be decoded")
             height, width, _ = to_pixels(first).shape
         super().__init__(count=len(self._indices), height=height, width=width, real_fps=real_fps)
-        self._runs = None
+        timed = self._index.times is not None
+        self._wanted = self._index.times[self._indices] if timed else self._indices
+        self._runs: list[Run] = []
         if self._index.packets is not None:
-            times = np.unique(self._index.times[self._indices])
-            self._runs = plan(self._index.packets, times, paired=self._index.syntax.paired)
+            times = np.unique(self._wanted)
+            self._runs = plan(self._index.packets, times, paired=self._index.syntax.paired) or []
 
     def _frames(self) -> Iterator[np.ndarray]:
-        read = 0
-        if self._runs is not None:
-            with closing(self._planned()) as frames:
+        read, runs = 0, self._runs
+        for _ in range(_ATTEMPTS):
+            if read == self.count or not runs:
+                break
+            with closing(self._planned(runs)) as frames:
                 try:
                     for pixels in frames:
                         yield pixels
                         read += 1
                     return
                 except (UnplannedError, VideoError, av.FFmpegError):
-                    # Only decoding everything tells what a sound decoder makes of it.
-                    pass
-        with closing(self._everything(read)) as frames:
-            try:
-                for pixels in frames:
-                    yield pixels
-                    read += 1
-            except VideoError as error:
-                raise self._damaged(read) from error
-        if read < self.count:
-            raise self._damaged(read)
+                    # Only decoding everything tells what a sound decoder makes of this run.
+                    ends = [self._samples_until(run) for run in runs]
+            failed = int(np.searchsorted(ends, read, side="right"))
+            for pixels in self._everything(read, ends[failed]):
+                yield pixels
+                read += 1
+            runs = runs[failed + 1 :]
+        for pixels in self._everything(read, self.count):
+            yield pixels
+            read += 1
 
-    def _planned(self) -> Iterator[np.ndarray]:
-        """The frames, decoded in runs by several workers."""
-        workers = min(_MOST_WORKERS, usable_cores(), len(self._runs))
+    def _samples_until(self, run: Run) -> int:
+        """How many samples there are up to the end of a run."""
+        return int(np.searchsorted(self._wanted, run.times[-1], side="right"))
+
+    def _planned(self, runs: list[Run]) -> Iterator[np.ndarray]:
+        """The samples of these runs, decoded by several workers."""
+        workers = min(_MOST_WORKERS, usable_cores(), len(runs))
         threads = max(1, usable_cores() // workers)
         index, size = self._index, (self.height, self.width)
 
@@ -134,28 +143,35 @@ class VideoFile(FrameSource):
             return to_pixels(frame, size, reformatter)
 
         frames = in_order(
-            self._runs,
+            runs,
             partial(open_runs, self._path, index.packets, index.syntax, threads),
             lambda reader, run, stopped: reader.read(run, convert, stopped),
             workers=workers,
             room=max(_LEAST_ROOM, _ROOM_BYTES // (3 * self.height * self.width)),
         )
-        _, repeats = np.unique(self._indices, return_counts=True)
+        times, repeats = np.unique(self._wanted, return_counts=True)
+        first = int(np.searchsorted(times, runs[0].times[0]))
         with closing(frames):
-            for pixels, count in zip(frames, repeats.tolist(), strict=True):
+            for pixels, count in zip(frames, repeats[first:].tolist(), strict=True):
                 for _ in range(count):
                     yield pixels
 
-    def _everything(self, read: int) -> Iterator[np.ndarray]:
-        """The frames after the first `read`, decoded one after the other from the file's start."""
-        timed = self._index.times is not None
-        wanted = self._index.times[self._indices] if timed else self._indices
-        reformatter, last, pixels = VideoReformatter(), None, None
-        with closing(_timed(self._path) if timed else _counted(self._path)) as keyed:
-            for frame in pick(keyed, wanted[read:].tolist()):
-                if frame is not last:
-                    last, pixels = frame, to_pixels(frame, (self.height, self.width), reformatter)
-                yield pixels
+    def _everything(self, start: int, end: int) -> Iterator[np.ndarray]:
+        """The samples [start, end), decoding every frame from the file's start on."""
+        keyed = _timed if self._index.times is not None else _counted
+        reformatter, last, pixels, read = VideoReformatter(), None, None, start
+        with closing(keyed(self._path)) as frames:
+            try:
+                for frame in pick(frames, self._wanted[start:end].tolist()):
+                    if frame is not last:
+                        last = frame
+                        pixels = to_pixels(frame, (self.height, self.width), reformatter)
+                    yield pixels
+                    read += 1
+            except VideoError as error:
+                raise self._damaged(read) from error
+        if read < end:
+            raise self._damaged(read)
 
     def _damaged(self, read: int) -> VideoError:
         usable = self._indices[read - 1] + 1 if read else 0
