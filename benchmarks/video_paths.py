@@ -37,7 +37,7 @@ def tempo_fast(path: str, samples: int) -> Iterator[torch.Tensor]:
 
     with open_source(path, OpenOptions(max_frames=samples, video_fps=1000)) as source:
         for segment in SegmentReader(source, WINDOW, WINDOW):
-            yield preprocess(segment, (), torch.float32)
+            yield preprocess(segment, (), torch.float32).reshape(-1, 1536)
 
 
 def published(path: str, samples: int) -> Iterator[torch.Tensor]:

@@ -32,6 +32,11 @@ def _whole(name: str, value: object, least: int, most: int = MOST_TOKENS) -> Non
         raise OptionError(f"{name} must be a whole number from {least} to {most}; got {value!r}")
 
 
+def _switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False; got {value!r}")
+
+
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise OptionError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
@@ -48,6 +53,9 @@ class OpenOptions:
         video.
     clip: (start, end) in seconds, to read only that part; times are then counted from its start.
     fps: for frames that are already sampled (an array), their rate; an array needs it.
+    allow_remote: fetch http:// and https:// addresses. allow_private: also from addresses that are
+        not of the public internet. remote_max_bytes, remote_seconds: limits of the file's size and
+        of the time that fetching it takes.
     """
 
     video_fps: float = 2.0
@@ -57,6 +65,10 @@ class OpenOptions:
     frame_stride: int | None = None
     clip: tuple[float, float] | None = None
     fps: float | None = None
+    allow_remote: bool = False
+    allow_private: bool = False
+    remote_max_bytes: int = 4 * 1024**3
+    remote_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         _number("video_fps", self.video_fps, 1e-6, MOST_RATE)
@@ -75,6 +87,10 @@ class OpenOptions:
             _number("the end of clip", end, 0, MOST_SECONDS)
             if not start < end:
                 raise OptionError(f"clip must end after it starts; got {self.clip!r}")
+        _switch("allow_remote", self.allow_remote)
+        _switch("allow_private", self.allow_private)
+        _whole("remote_max_bytes", self.remote_max_bytes, 1, 2**63 - 1)
+        _number("remote_seconds", self.remote_seconds, 1e-3, MOST_SECONDS)
 
     @property
     def stride(self) -> int:
@@ -145,8 +161,7 @@ class AskOptions:
             raise OptionError(f"stop must be non-empty strings; got {self.stop!r}")
         object.__setattr__(self, "stop", tuple(stop))
         for name in ("dynamic_compress", "lazy"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} must be True or False; got {getattr(self, name)!r}")
+            _switch(name, getattr(self, name))
 
 
 def _names(kind: type) -> set[str]:
