@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from tempo_fast.address import is_url
 from tempo_fast.errors import TempoError, VideoError
 
 
@@ -63,5 +64,5 @@ def check_destination(path: Path) -> None:
 
 def check_video(path: str) -> None:
     """Raise VideoError if there is no such file or folder, before a model is loaded for it."""
-    if not Path(path).exists():
+    if not is_url(path) and not Path(path).exists():
         raise VideoError(f"no such video: {path}")

@@ -34,11 +34,6 @@ _PLAYLISTS = (b"#extm3u", b"ffconcat", b"<mpd", b"<compositionplaylist", b"c=in 
 _PROBED = 1 << 20
 
 
-def is_url(video: str) -> bool:
-    """Whether a string is an address rather than a path."""
-    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", video) is not None
-
-
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, by any IPv4 address within it too."""
     ip = ip_address(address.partition("%")[0])

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tempo_fast.address import is_url
 from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.arrays import ArrayImage, ArrayVideo, NpyVideo
 from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.npz import NpzVideo
-from tempo_fast.video.remote import download, is_url
+from tempo_fast.video.remote import download
 from tempo_fast.video.stills import (
     IMAGE_SUFFIXES,
     Animation,
