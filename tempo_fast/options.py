@@ -14,6 +14,7 @@ from tempo_fast.errors import OptionError
 
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "none")
 PRUNINGS = ("topk", "lastk", "random")
+ERRORS = ("raise", "skip")
 
 
 # Beyond these no option means anything; they keep the arithmetic away from overflow.
@@ -53,6 +54,9 @@ class OpenOptions:
         video.
     clip: (start, end) in seconds, to read only that part; times are then counted from its start.
     fps: for frames that are already sampled (an array), their rate; an array needs it.
+    on_error: "raise" fails where a video file is damaged. "skip" repeats the sample before it for
+        each one that can't be decoded (the sample after it, at the start) and warns with
+        `DamageWarning`; it needs a file whose frames have times.
     allow_remote: fetch http:// and https:// addresses. allow_private: also from addresses that are
         not of the public internet. remote_max_bytes, remote_seconds: limits of the file's size and
         of the time that fetching it takes.
@@ -65,12 +69,14 @@ class OpenOptions:
     frame_stride: int | None = None
     clip: tuple[float, float] | None = None
     fps: float | None = None
+    on_error: str = "raise"
     allow_remote: bool = False
     allow_private: bool = False
     remote_max_bytes: int = 4 * 1024**3
     remote_seconds: float = 600.0
 
     def __post_init__(self) -> None:
+        _one_of("on_error", self.on_error, ERRORS)
         _number("video_fps", self.video_fps, 1e-6, MOST_RATE)
         _whole("max_frames", self.max_frames, 1)
         _whole("min_frames", self.min_frames, 1)

@@ -151,7 +151,6 @@ class Av1(Syntax):
             else:
                 return False
         except ValueError:
-            self.steady = False
             return False
         if self._header is None:
             if header is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -11,7 +12,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from tempo_fast.errors import VideoError
+from tempo_fast.errors import DamageWarning, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.parallel import in_order
@@ -83,6 +84,7 @@ class VideoFile(FrameSource):
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
         self._path = path
+        self._skip = options.on_error == "skip"
         self._index = scan(path)
         self._indices, real_fps = sample_indices(
             self._index.total,
@@ -93,11 +95,7 @@ class VideoFile(FrameSource):
             clip=options.clip,
         )
         # Only a decoded frame knows which way up it is.
-        with open_video(path) as (container, stream):
-            first = next(container.decode(stream), None)
-            if first is None:
-                raise VideoError(f"{path} has no frame that can be decoded")
-            height, width, _ = to_pixels(first).shape
+        height, width, _ = to_pixels(_any_frame(path)).shape
         super().__init__(count=len(self._indices), height=height, width=width, real_fps=real_fps)
         timed = self._index.times is not None
         self._wanted = self._index.times[self._indices] if timed else self._indices
@@ -136,7 +134,8 @@ class VideoFile(FrameSource):
     def _planned(self, runs: list[Run]) -> Iterator[np.ndarray]:
         """The samples of these runs, decoded by several workers."""
         workers = min(_MOST_WORKERS, usable_cores(), len(runs))
-        threads = max(1, usable_cores() // workers)
+        # With frame threads, damage is only noticed some packets later.
+        threads = 1 if self._skip else max(1, usable_cores() // workers)
         index, size = self._index, (self.height, self.width)
 
         def convert(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
@@ -144,17 +143,31 @@ class VideoFile(FrameSource):
 
         frames = in_order(
             runs,
-            partial(open_runs, self._path, index.packets, index.syntax, threads),
+            partial(open_runs, self._path, index.packets, index.syntax, threads, self._skip),
             lambda reader, run, stopped: reader.read(run, convert, stopped),
             workers=workers,
             room=max(_LEAST_ROOM, _ROOM_BYTES // (3 * self.height * self.width)),
         )
         times, repeats = np.unique(self._wanted, return_counts=True)
         first = int(np.searchsorted(times, runs[0].times[0]))
+        last, ahead, lost = None, 0, []
         with closing(frames):
-            for pixels, count in zip(frames, repeats[first:].tolist(), strict=True):
+            for time, pixels, count in zip(
+                times[first:].tolist(), frames, repeats[first:].tolist(), strict=True
+            ):
+                if pixels is None:
+                    lost.append(time)
+                    if last is None:
+                        ahead += count
+                        continue
+                else:
+                    last, count, ahead = pixels, count + ahead, 0
                 for _ in range(count):
-                    yield pixels
+                    yield last
+        if last is None:
+            raise self._damaged(int(np.searchsorted(self._wanted, runs[0].times[0])))
+        if lost:
+            self._warn(lost)
 
     def _everything(self, start: int, end: int) -> Iterator[np.ndarray]:
         """The samples [start, end), decoding every frame from the file's start on."""
@@ -173,12 +186,52 @@ class VideoFile(FrameSource):
         if read < end:
             raise self._damaged(read)
 
+    def _warn(self, lost: list[int]) -> None:
+        """Say which samples (their times) were replaced."""
+        at = np.searchsorted(np.unique(self._wanted), lost)
+        stretches = np.split(np.array(lost), np.flatnonzero(np.diff(at) > 1) + 1)
+        seconds = self._index.seconds
+        where = ", ".join(
+            f"{seconds(int(s[0])):.2f} to {seconds(int(s[-1])):.2f} s" for s in stretches
+        )
+        warnings.warn(
+            f"{self._path} is damaged: {len(lost)} of its sampled frames could not be decoded "
+            f"({where}); the sampled frame before them takes their place",
+            DamageWarning,
+            stacklevel=2,
+        )
+
     def _damaged(self, read: int) -> VideoError:
         usable = self._indices[read - 1] + 1 if read else 0
         return VideoError(
-            f"{self._path} is damaged: only the first {usable} of its {self._index.total} frames "
-            "could be decoded; get a sound copy, or end clip= before the damage"
+            f"{self._path} is damaged{self._where(read)}: only the first {usable} of its "
+            f"{self._index.total} frames could be decoded; get a sound copy, leave the damage out "
+            "with clip=, or go on with on_error='skip'"
         )
+
+    def _where(self, read: int) -> str:
+        """The seconds from the first sample that wasn't read until decoding can begin again."""
+        packets = self._index.packets
+        if packets is None or read >= self.count:
+            return ""
+        start = int(self._wanted[read])
+        later = packets.times[packets.entries]
+        later = later[later > start]
+        end = int(later[0] if len(later) else self._index.times[-1])
+        return f" from {self._index.seconds(start):.2f} to {self._index.seconds(end):.2f} s"
+
+
+def _any_frame(path: Path) -> av.VideoFrame:
+    """The first frame that can be decoded."""
+    with open_video(path) as (container, stream):
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                continue  # damage is reported when its frames are wanted
+            if frames:
+                return frames[0]
+    raise VideoError(f"{path} has no frame that can be decoded")
 
 
 @contextmanager

@@ -85,7 +85,7 @@ class _NalSyntax(Syntax):
         return _with_lengths(data, self._length) if self._length else _annex_b(data)
 
     def look(self, data: bytes, keyframe: bool) -> bool:
-        before = []
+        before, sound = [], True
         try:
             # Parameter sets come before the first slice; the rest needn't be looked through.
             for unit in self._units(data):
@@ -93,8 +93,7 @@ class _NalSyntax(Syntax):
                 if self._is_picture(unit):
                     break
         except ValueError:
-            self.steady = False
-            return False
+            sound = False
         sets = {unit for unit in before if self._is_set(unit)}
         if sets - self._known:
             if not self._known and keyframe:
@@ -103,7 +102,7 @@ class _NalSyntax(Syntax):
                     self._learn(unit)
             else:
                 self.steady = False
-        if not keyframe or not self._known or (self._anew and sets != self._known):
+        if not sound or not keyframe or not self._known or (self._anew and sets != self._known):
             return False
         return self._is_entry(before)
 

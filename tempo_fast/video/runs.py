@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -27,13 +28,19 @@ class RunReader:
     """An open file of which runs are decoded, in any order."""
 
     def __init__(
-        self, container: InputContainer, stream: VideoStream, packets: Packets, syntax: Syntax
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        packets: Packets,
+        syntax: Syntax,
+        skip: bool = False,
     ) -> None:
         self._container = container
         self._stream = stream
         self._context = stream.codec_context
         self._packets = packets
         self._syntax = syntax
+        self._skip = skip
         self._reformatter = VideoReformatter()
         self._demuxed = self._demux()
         self._next = 0
@@ -44,35 +51,60 @@ class RunReader:
     def read(self, run: Run, to_pixels: Callable, stopped: Callable[[], bool]) -> Iterator:
         """The run's frames, as `to_pixels(frame, reformatter)` of each, in order.
 
-        Ends early once stopped(). Raises UnplannedError when a frame is missing.
+        With `skip`, None for those that are missing or come after damage in the run. Ends early
+        once stopped(). Raises UnplannedError when a frame is missing and FFmpegError at damage.
         """
-        times = iter(run.times)
-        awaited = next(times)
+        awaited = deque(run.times)
         self._go_to(run.start)
         with closing(self._decode(run, stopped)) as frames:
             for frame in frames:
-                if frame.pts == awaited:
+                while self._skip and awaited and awaited[0] < frame.pts:
+                    awaited.popleft()
+                    yield None
+                if awaited and frame.pts == awaited[0]:
                     yield to_pixels(frame, self._reformatter)
-                    awaited = next(times, None)
-                    if awaited is None:
-                        return
-        if not stopped():
-            raise UnplannedError(f"the frame at {awaited} didn't come")
+                    awaited.popleft()
+                if not awaited:
+                    return
+        if stopped():
+            return
+        if not self._skip:
+            raise UnplannedError(f"the frame at {awaited[0]} didn't come")
+        yield from (None for _ in awaited)
 
     def _decode(self, run: Run, stopped: Callable[[], bool]) -> Iterator[av.VideoFrame]:
         wanted = set(run.times)
+        lost = None
         try:
             while self._next < run.end and not stopped():
                 packet = self._take()
                 if packet is None:
                     break
                 if packet.pts in wanted or not self._syntax.droppable(bytes(packet)):
-                    yield from self._context.decode(packet)
+                    try:
+                        frames = self._context.decode(packet)
+                    except av.FFmpegError:
+                        if not self._skip:
+                            raise
+                        # A decoder that goes on makes up frames and doesn't say which.
+                        lost = packet.pts
+                        break
+                    yield from frames
             if not stopped():
-                yield from self._context.decode(None)
+                yield from self._rest(lost)
         finally:
             # The next run starts afresh; a decoder that was drained takes nothing more otherwise.
             self._context.flush_buffers()
+
+    def _rest(self, lost: int | None) -> Iterator[av.VideoFrame]:
+        """The frames that the decoder still holds, without the one at `lost`."""
+        try:
+            frames = self._context.decode(None)
+        except av.FFmpegError:
+            if not self._skip:
+                raise
+            return
+        yield from (frame for frame in frames if lost is None or frame.pts != lost)
 
     def _take(self) -> av.Packet | None:
         """The next packet, None at the end; it must be the one that the scan saw here."""
@@ -117,9 +149,11 @@ def _chain(packet: av.Packet, packets: Iterator[av.Packet]) -> Iterator[av.Packe
 
 
 @contextmanager
-def open_runs(path: Path, packets: Packets, syntax: Syntax, threads: int) -> Iterator[RunReader]:
-    """A reader of the file's runs whose decoder has `threads` threads."""
+def open_runs(
+    path: Path, packets: Packets, syntax: Syntax, threads: int, skip: bool
+) -> Iterator[RunReader]:
+    """A reader of the file's runs whose decoder has `threads` threads; skip: as in `read`."""
     with open_video(path) as (container, stream):
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
-        yield RunReader(container, stream, packets, syntax)
+        yield RunReader(container, stream, packets, syntax, skip)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -25,7 +26,7 @@ _SLACK_SECONDS = 1.0
 class FrameIndex:
     """The frames of a file. total: how many. fps: their mean rate, 0 where the file states none.
 
-    times: int64 [total], their presentation times in the stream's time base, rising; None where the
+    times: int64 [total], their presentation times in units of time_base, rising; None where the
     file's times don't tell frames apart and frames are counted as they are decoded.
     packets, syntax: what decoding in runs needs; None where only decoding everything is exact.
     """
@@ -33,8 +34,13 @@ class FrameIndex:
     total: int
     fps: float
     times: np.ndarray | None
+    time_base: Fraction
     packets: Packets | None
     syntax: Syntax
+
+    def seconds(self, time: int) -> float:
+        """A presentation time in seconds from the first frame."""
+        return float((time - int(self.times[0])) * self.time_base)
 
 
 @contextmanager
@@ -68,6 +74,7 @@ def scan(path: Path) -> FrameIndex:
     """Index the frames of a video file. Raises VideoError when it is no video or was cut off."""
     with open_video(path) as (container, stream):
         kind, stated = container.format.name, stream.frames
+        time_base = stream.time_base
         fps = float(stream.average_rate or 0)
         whole, read = (container.duration or 0) / av.time_base, 0.0
         start = (container.start_time or 0) / av.time_base
@@ -115,6 +122,7 @@ def scan(path: Path) -> FrameIndex:
         total=len(shown) if timed else _count_by_decoding(path),
         fps=fps,
         times=np.sort(np.array(shown, np.int64)) if timed else None,
+        time_base=time_base,
         packets=_packets(everything, entries) if timed and syntax.steady else None,
         syntax=syntax,
     )
