@@ -93,8 +93,9 @@ def scan(path: Path) -> FrameIndex:
                 last_dts = packet.dts
             # Every packet is looked at, whatever else is known of it.
             entry = syntax.look(bytes(packet), packet.is_keyframe)
-            if entry and packet.pts is not None and packet.dts is not None:
-                entries.append((packet.pts, packet.dts, len(everything)))
+            if entry and packet.pts is not None:
+                time = packet.pts if packet.dts is None else packet.dts
+                entries.append((packet.pts, time, len(everything)))
             everything.append(packet.pts)
             if packet.is_discard:
                 continue
