@@ -13,6 +13,10 @@ class VideoError(TempoError):
     """A video, image or array of frames that can't be read as one."""
 
 
+class DamageWarning(UserWarning):
+    """Part of a video can't be decoded, and other frames take the place of those in it."""
+
+
 class OptionError(TempoError, ValueError):
     """An option that is unknown, out of range, or can't be met together with another."""
 

@@ -14,6 +14,7 @@ from tempo_fast.errors import OptionError
 
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "none")
 PRUNINGS = ("topk", "lastk", "random")
+ERRORS = ("raise", "skip")
 
 
 # Beyond these no option means anything; they keep the arithmetic away from overflow.
@@ -30,6 +31,11 @@ def _number(name: str, value: object, least: float, most: float) -> None:
 def _whole(name: str, value: object, least: int, most: int = MOST_TOKENS) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
         raise OptionError(f"{name} must be a whole number from {least} to {most}; got {value!r}")
+
+
+def _switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False; got {value!r}")
 
 
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
@@ -50,6 +56,12 @@ class OpenOptions:
     fps: the rate of frames that have none of their own. Of an array, whose frames are already
         sampled and all used, it must be given; a `.npy` file and a folder of images are sampled
         like a video of this rate, by default video_fps.
+    on_error: "raise" fails where a video file is damaged. "skip" repeats the sample before it for
+        each one that can't be decoded (the sample after it, at the start) and warns with
+        `DamageWarning`; it needs a file whose frames have times.
+    allow_remote: fetch http:// and https:// addresses. allow_private: also from addresses that are
+        not of the public internet. remote_max_bytes, remote_seconds: limits of the file's size and
+        of the time that fetching it takes.
     """
 
     video_fps: float = 2.0
@@ -59,8 +71,14 @@ class OpenOptions:
     frame_stride: int | None = None
     clip: tuple[float, float] | None = None
     fps: float | None = None
+    on_error: str = "raise"
+    allow_remote: bool = False
+    allow_private: bool = False
+    remote_max_bytes: int = 4 * 1024**3
+    remote_seconds: float = 600.0
 
     def __post_init__(self) -> None:
+        _one_of("on_error", self.on_error, ERRORS)
         _number("video_fps", self.video_fps, 1e-6, MOST_RATE)
         _whole("max_frames", self.max_frames, 1)
         _whole("min_frames", self.min_frames, 1)
@@ -77,6 +95,10 @@ class OpenOptions:
             _number("the end of clip", end, 0, MOST_SECONDS)
             if not start < end:
                 raise OptionError(f"clip must end after it starts; got {self.clip!r}")
+        _switch("allow_remote", self.allow_remote)
+        _switch("allow_private", self.allow_private)
+        _whole("remote_max_bytes", self.remote_max_bytes, 1, 2**63 - 1)
+        _number("remote_seconds", self.remote_seconds, 1e-3, MOST_SECONDS)
 
     @property
     def stride(self) -> int:
@@ -147,8 +169,7 @@ class AskOptions:
             raise OptionError(f"stop must be non-empty strings; got {self.stop!r}")
         object.__setattr__(self, "stop", tuple(stop))
         for name in ("dynamic_compress", "lazy"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} must be True or False; got {getattr(self, name)!r}")
+            _switch(name, getattr(self, name))
 
 
 def _names(kind: type) -> set[str]:

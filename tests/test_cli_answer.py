@@ -87,6 +87,12 @@ def test_the_answer_is_printed_as_it_is_made(pipe, clip, monkeypatch):
     assert pipe.calls == [(clip, "Which door?", {"max_new_tokens": 9})]
 
 
+def test_an_address_is_no_path(pipe):
+    url = "https://video.example/a.mp4"
+    assert main(["answer", url, "Which?", "--json", "--allow-remote", "--remote-seconds", "9"]) == 0
+    assert pipe.calls == [(url, "Which?", {"allow_remote": True, "remote_seconds": 9.0})]
+
+
 def test_a_terminal_without_the_letters_gets_the_rest(pipe, clip, monkeypatch):
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     stdout.getvalue = lambda: ""

@@ -102,6 +102,15 @@ def queries(pipe: FakePipeline) -> list[str]:
     return [query for _, query, _ in pipe.asked]
 
 
+def test_an_address_is_no_path(pipe, tmp_path):
+    path = tmp_path / "cases.json"
+    url = "https://video.example/a.mp4"
+    path.write_text(json.dumps([{"video_path": url, "query": "one"}]), "utf-8")
+    assert main(["batch", str(path), "--allow-remote"]) == 0
+    assert pipe.opened == [(url, {"allow_remote": True})]
+    assert [record["video_path"] for record in lines(path)] == [url]
+
+
 def test_each_video_is_opened_once_and_each_case_gets_its_line(pipe, cases, tmp_path):
     assert main(["batch", str(cases)]) == 0
     assert [path for path, _ in pipe.opened] == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]

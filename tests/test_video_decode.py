@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tempo_fast.errors import VideoError
+from tempo_fast.errors import DamageWarning, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video import load_frames, open_source
 from tempo_fast.video.decode import pick
@@ -102,15 +102,6 @@ def test_clip_is_exact_around_keyframes(tmp_path, name, first):
     clip = ((first + 0.5) / 25, (first + 3.5) / 25)
     frames, _ = load_frames(path, video_fps=25, min_frames=1, clip=clip)
     assert [read(frame) for frame in frames] == list(range(first, min(first + 4, 120)))
-
-
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_clip_decodes_from_the_keyframe_before_it(tmp_path, name, monkeypatch):
-    path = make_clip(tmp_path / name, count=200, rate=25, g="40", bf="3", sc_threshold="0")
-    source = open_source(path, OpenOptions(clip=(6.48, 6.6), video_fps=25))
-    floor = source._index.times[160]
-    decoded = [time for time, _ in source._timed_from(int(source._index.times[162]))]
-    assert len(decoded) == 40 and decoded[0] == floor
 
 
 def test_more_samples_than_frames_repeat(tmp_path):
@@ -219,18 +210,57 @@ def test_truncated_says_how_much_is_there(tmp_path, name, container):
         load_frames(path)
 
 
-def test_damage_says_how_much_was_decoded(tmp_path):
-    path = make_clip(tmp_path / "broken.mp4", count=200, bf="0", g="50")
+def break_packets(path, numbers):
     with av.open(str(path)) as given:
         places = [(packet.pos, packet.size) for packet in given.demux(video=0) if packet.size]
     data = bytearray(path.read_bytes())
-    for place, size in places[160:]:
+    for number in numbers:
+        place, size = places[number]
         data[place : place + size] = b"\xff" * size
     path.write_bytes(data)
-    with pytest.raises(VideoError, match=r"damaged: only the first 1\d\d of its 200 frames"):
+    return path
+
+
+@pytest.mark.parametrize("bf", ["0", "3"])
+def test_damage_says_where_it_is(tmp_path, bf):
+    path = make_clip(tmp_path / "broken.mp4", count=200, bf=bf, g="50", sc_threshold="0")
+    break_packets(path, range(110, 120))
+    says = r"damaged from 3\.\d\d to 5\.00 s: only the first (9|10|11)\d of its 200 frames"
+    with pytest.raises(VideoError, match=says):
         load_frames(path, video_fps=30)
-    frames, _ = load_frames(path, video_fps=30, clip=(0, 4.4))
-    assert [read(frame) for frame in frames] == list(range(133))
+    for clip in ((0, 3), (5, 6.6)):
+        frames, _ = load_frames(path, video_fps=30, clip=clip)
+        first = round(clip[0] * 30)
+        assert [read(frame) for frame in frames] == list(range(first, first + len(frames)))
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_damage_can_be_skipped(tmp_path, monkeypatch, cores):
+    monkeypatch.setattr("tempo_fast.video.decode.usable_cores", lambda: cores)
+    path = make_clip(tmp_path / "broken.mp4", count=200, bf="0", g="50", sc_threshold="0")
+    break_packets(path, [*range(3), *range(110, 120), 199])
+    options = OpenOptions(video_fps=30, on_error="skip")
+    with open_source(path, options) as source, pytest.warns(DamageWarning) as warned:
+        numbers = [read(frame) for frame in source]
+    # From the damage on nothing of its group is trusted, and the first group has no keyframe.
+    lost = [*range(50), *range(110, 150), 199]
+    sound = [number for number in range(200) if number not in lost]
+    earlier = [max((s for s in sound if s <= number), default=50) for number in range(200)]
+    assert numbers == earlier
+    assert [str(w.message).split(" is ")[1] for w in warned] == [
+        "damaged: 91 of its sampled frames could not be decoded (0.00 to 1.63 s, 3.67 to 4.97 s, "
+        "6.63 to 6.63 s); the sampled frame before them takes their place"
+    ]
+    options = OpenOptions(video_fps=30, on_error="skip", clip=(3.7, 4.9))
+    with open_source(path, options) as source, pytest.raises(VideoError, match="damaged"):
+        list(source)
+
+
+def test_a_sound_file_gives_no_warning(recwarn):
+    options = OpenOptions(on_error="skip")
+    with open_source(GOLDEN / "clip.mp4", options) as source:
+        assert [read(f) for f in source] == [read(f) for f in load_frames(GOLDEN / "clip.mp4")[0]]
+    assert not recwarn.list
 
 
 def test_zero_frames(tmp_path):

@@ -1,17 +1,20 @@
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
+from torch.nn import functional
 
 from tempo_fast.engine.ops import preprocess
 from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video import open_source
-from tempo_fast.video.resize import plan_resize, resize_frame, resize_image
+from tempo_fast.video.resize import frame_size, plan_resize, resize_frame, resize_image
 from tempo_fast.video.segments import SegmentReader
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -77,6 +80,61 @@ def test_plan(size, steps):
     out = resize_frame(np.full((*size, 3), 77, np.uint8))
     assert out.dtype == np.uint8 and out.shape == shape
     assert (out == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (16, 16),
+        (16, 3200),  # a panorama
+        (17, 33),
+        (64, 64),
+        (180, 320),
+        (256, 512),  # already at size
+        (512, 512),
+        (513, 511),
+        (720, 1280),
+        (1280, 720),  # portrait
+        (800, 1920),  # whose last step is torch's
+        (360, 15),
+        (1081, 1919),
+        (4096, 4096),
+        (4096, 64),
+    ],
+)
+def test_segments_hold_what_each_frame_gives_alone(height, width):
+    frames = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8)
+    plain = torch.stack([torch.from_numpy(np.array(plain_resize(frame))) for frame in frames])
+    source = open_source(frames, OpenOptions(fps=2.0))
+    found = torch.cat([segment[:2] for segment in SegmentReader(source, 2, 1, workers=3)])
+    assert torch.equal(found, plain[[0, 1, 1, 2, 2, 2]])
+    assert tuple(found.shape[1:3]) == frame_size(height, width)
+
+
+def plain_resize(frame):
+    """The published steps one by one, as its libraries are called there."""
+
+    def pillow(frame, height, width):
+        image = Image.fromarray(frame)
+        return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+    def multiples(height, width, factor, least):
+        rows, columns = (max(factor, round(side / factor) * factor) for side in (height, width))
+        if rows * columns < least:
+            grow = math.sqrt(least / (height * width))
+            rows, columns = (math.ceil(side * grow / factor) * factor for side in (height, width))
+        return rows, columns
+
+    height, width = frame.shape[:2]
+    if max(height, width) > 512:
+        scale = 512 / max(height, width)
+        sides = [max(16, int(round(side * scale / 16) * 16)) for side in (height, width)]
+        frame = pillow(frame, *sides)
+    frame = pillow(frame, *multiples(*frame.shape[:2], 64, 4 * 64**2))
+    size = multiples(*frame.shape[:2], 32, 128 * 32**2)
+    planes = torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous()[None].float()
+    planes = functional.interpolate(planes, size, mode="bicubic", antialias=True)
+    return planes.clamp(0, 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
 
 
 def test_aspect_ratio_over_200():

@@ -1,6 +1,9 @@
 import gc
+import subprocess
+import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -9,8 +12,6 @@ import torch
 from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.segments import SegmentReader, windows
-
-NAME = "tempo-fast-segments"
 
 
 class Numbered(FrameSource):
@@ -45,7 +46,7 @@ def numbers(segment):
 
 
 def reader_threads():
-    return [thread for thread in threading.enumerate() if thread.name == NAME]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("tempo-fast-")]
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +72,94 @@ def test_each_frame_is_resized_once_and_frames_in_gaps_not_at_all():
         return frame
 
     list(SegmentReader(Numbered(12), 4, 2, resize=note))
-    assert seen == list(range(12))
+    assert sorted(seen) == list(range(12))
     seen.clear()
     list(SegmentReader(Numbered(12), 2, 5, resize=note))
-    assert seen == [0, 1, 5, 6, 10, 11]
+    assert sorted(seen) == [0, 1, 5, 6, 10, 11]
+
+
+@pytest.mark.parametrize(("size", "stride"), [(8, 8), (8, 1), (5, 3)])
+def test_frames_that_are_done_out_of_order(size, stride):
+    def uneven(frame):
+        time.sleep(0.004 * (frame[0, 0, 0] % 4 == 0))
+        return frame
+
+    reader = SegmentReader(Numbered(41), size, stride, resize=uneven, depth=1, workers=5)
+    found = []
+    for segment in reader:
+        found.append(numbers(segment))
+        segment[:] = 99  # what one segment's owner does to it shows in no other
+    expected = [list(range(cut.start, cut.end)) for cut in windows(41, size, stride)]
+    assert found == [cut + cut[-1:] * (len(cut) % 2) for cut in expected]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_few_frames_are_in_memory(workers):
+    alive = weakref.WeakSet()
+    most, release = 0, threading.Event()
+
+    class Pixels(np.ndarray):
+        __hash__ = object.__hash__
+
+    class Watched(Numbered):
+        def _frames(self):
+            for frame in super()._frames():
+                frame = frame.view(Pixels)
+                alive.add(frame)
+                yield frame
+
+    def wait(frame):
+        nonlocal most
+        release.wait(5)
+        most = max(most, len(alive))
+        return np.array(frame)
+
+    source = Watched(64)
+    with SegmentReader(source, 16, 16, resize=wait, workers=workers) as reader:
+        time.sleep(0.05)
+        assert source.read == workers + 2
+        release.set()
+        assert len(list(reader)) == 4
+    assert most <= workers + 2
+
+
+def test_torch_keeps_its_threads():
+    seen = []
+
+    def note(frame):
+        seen.append(torch.get_num_threads())
+        return frame
+
+    def elsewhere():
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return seen.pop()
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        list(SegmentReader(Numbered(8), 8, 8, resize=note))
+        assert seen == [1] * 8
+        assert torch.get_num_threads() == elsewhere() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_program_ends_with_a_reader_open():
+    program = """
+import numpy as np
+from tempo_fast.options import OpenOptions
+from tempo_fast.video import open_source
+from tempo_fast.video.segments import SegmentReader
+frames = np.zeros((400, 64, 64, 3), np.uint8)
+reader = SegmentReader(open_source(frames, OpenOptions(fps=2.0)), 8, 8)
+print(len(next(iter(reader))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "8\n", "")
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -118,6 +203,20 @@ def test_resize_error_is_raised_as_it_is():
 
     with pytest.raises(VideoError, match="too thin"):
         list(SegmentReader(Numbered(8), 8, 8, resize=refuse))
+
+
+def test_resize_error_comes_after_the_segments_before_it():
+    def refuse(frame):
+        time.sleep(0.02 * (frame[0, 0, 0] == 7))  # still at work when the next segment fails
+        if frame[0, 0, 0] == 9:
+            raise VideoError("too thin")
+        return frame
+
+    source, found = Numbered(400), []
+    with pytest.raises(VideoError, match="too thin"):
+        for segment in SegmentReader(source, 8, 8, resize=refuse, workers=4):
+            found.append(numbers(segment))  # noqa: PERF401 (a comprehension would lose them)
+    assert found == [list(range(8))] and source.released and source.read < 24
 
 
 def test_source_that_ends_early():
@@ -175,6 +274,8 @@ def test_close_wakes_a_waiting_consumer():
     assert len(found) <= 1
 
 
-def test_depth_of_zero():
+def test_depth_or_workers_of_zero():
     with pytest.raises(OptionError, match="depth"):
         SegmentReader(Numbered(8), 8, 8, depth=0)
+    with pytest.raises(OptionError, match="workers"):
+        SegmentReader(Numbered(8), 8, 8, workers=0)

@@ -101,6 +101,48 @@ def test_npy_is_sampled(tmp_path):
     assert greys(frames) == list(range(50, 76))
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_is_sampled_like_npy(tmp_path, save):
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 20, 30, 3), np.uint8)
+    np.save(tmp_path / "frames.npy", pixels)
+    save(tmp_path / "frames.npz", frames=pixels)
+    for options in ({}, {"fps": 25.0}, {"fps": 1.0}, {"fps": 25.0, "clip": (2.0, 3.0)}):
+        expected, rate = load_frames(tmp_path / "frames.npy", **options)
+        frames, real_fps = load_frames(tmp_path / "frames.npz", **options)
+        assert real_fps == rate and np.array_equal(frames, expected)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "it holds nothing"),
+        ({"a": np.zeros(3), "b": np.zeros(3)}, r"it holds a\.npy, b\.npy"),
+        ({"a": np.zeros((2, 8, 8, 3))}, "uint8"),
+        ({"a": np.array([{"a": 1}], dtype=object)}, "uint8"),
+        ({"a": np.zeros((8, 8, 3), np.uint8)}, "shape"),
+        ({"a": np.zeros((0, 8, 8, 3), np.uint8)}, "empty"),
+        ({"a": np.asfortranarray(np.zeros((2, 8, 8, 3), np.uint8))}, "Fortran"),
+    ],
+)
+def test_npz_that_is_no_video(tmp_path, arrays, message):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(VideoError, match=message):
+        load_frames(tmp_path / "bad.npz")
+
+
+def test_npz_that_is_broken(tmp_path):
+    path = tmp_path / "bad.npz"
+    np.savez(path, np.zeros((9, 8, 8, 3), np.uint8))
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[400] ^= 1  # in the frames: the checksum tells at the end
+    header = whole.replace(b"(9, 8, 8, 3)", b"(7, 8, 8, 3)")
+    for content in (b"", b"words", whole[:200], bytes(flipped), header):
+        path.write_bytes(content)
+        with pytest.raises(VideoError, match=r"bad\.npz"):
+            load_frames(path)
+
+
 def test_folder_in_natural_order(tmp_path):
     folder = write_images(tmp_path / "frames", [2, 10, 1, 33, 100])
     (folder / "notes.txt").write_text("not an image")
@@ -123,10 +165,21 @@ def test_animation_has_its_own_rate(tmp_path, name):
     assert np.abs(np.array(greys(frames)) - [30, 32, 34, 36, 38]).max() <= 1
 
 
-def test_gif_timing_is_the_mean_of_its_frames(tmp_path):
-    path = write_animation(tmp_path / "uneven.gif", range(0, 80, 10), [50, 450] * 4)
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_animation_is_sampled_by_the_times_of_its_frames(tmp_path, name):
+    path = write_animation(tmp_path / name, range(0, 160, 20), [50, 450] * 4, lossless=True)
     source = open_source(path, OpenOptions())
     assert source.count == 4 and source.real_fps == 2.0  # 8 frames in 2 s
+    # At 0.25, 0.75, 1.25 and 1.75 s; a pair of frames begins every 0.5 s.
+    assert np.abs(np.array(greys(source)) - [20, 60, 100, 140]).max() <= 1
+    path = write_animation(tmp_path / name, range(0, 80, 20), [1700, 100, 100, 100], lossless=True)
+    for options, expected in (
+        ({"video_fps": 10}, [0] * 17 + [20, 40, 60]),
+        ({"video_fps": 20, "clip": (1.0, 2.0)}, [0] * 14 + [20, 20, 40, 40, 60, 60]),
+        ({"max_frames": 1, "clip": (0.0, 0.4)}, [0]),
+    ):
+        frames, _ = load_frames(path, **options)
+        assert np.abs(np.array(greys(frames)) - expected).max() <= 1
 
 
 def test_gif_without_times_and_with_one_frame(tmp_path):

@@ -87,13 +87,13 @@ def _outcomes(
     names = {field.name for field in fields(OpenOptions)}
     open_options = {name: value for name, value in options.items() if name in names}
     ask_options = {name: value for name, value in options.items() if name not in names}
-    by_video: dict[Path, list[Case]] = {}
+    by_video: dict[str, list[Case]] = {}
     for case in cases:
         by_video.setdefault(case.file, []).append(case)
     for file, group in by_video.items():
         try:
             with Progress() as progress:
-                video = pipe.open(str(file), progress=progress, **open_options)
+                video = pipe.open(file, progress=progress, **open_options)
         except TempoError as error:
             yield from ((case, {"error": str(error)}) for case in group)
             continue

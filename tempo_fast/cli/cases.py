@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tempo_fast.address import is_url
 from tempo_fast.cli.files import read_text
 from tempo_fast.errors import TempoError
 
@@ -16,14 +17,14 @@ from tempo_fast.errors import TempoError
 class Case:
     """One question about one video.
 
-    index: its place in the list, from 0. video_path: as written in the list. file: where that is.
-    extra: the other keys of the case, which its output line repeats.
+    index: its place in the list, from 0. video_path: as written in the list. file: where that is
+    (an address as it is written). extra: the other keys of the case, which its output line repeats.
     """
 
     index: int
     video_path: str
     query: str
-    file: Path
+    file: str
     extra: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
@@ -76,10 +77,11 @@ def _read_case(path: Path, index: int, value: Any, reserved: Collection[str]) ->
             f"{where} has the key {', '.join(taken)}, which the output line uses for its own "
             "figures; rename it"
         )
+    video = value["video_path"]
     return Case(
         index=index,
-        video_path=value["video_path"],
+        video_path=video,
         query=value["query"],
-        file=(path.parent / value["video_path"]).resolve(),
+        file=video if is_url(video) else str((path.parent / video).resolve()),
         extra=extra,
     )

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from tempo_fast.address import is_url
 from tempo_fast.errors import TempoError, VideoError
 
 
@@ -63,8 +64,8 @@ def check_destination(path: Path) -> None:
 
 def check_video(path: str) -> None:
     """Raise VideoError if there is no such file or folder, before a model is loaded for it."""
-    if "://" in path:
-        raise VideoError(f"{path} is an address; download the video and give its file")
+    if is_url(path):
+        return
     try:
         found = bool(path) and Path(path).exists()
     except OSError as error:  # a name longer than the file system takes, for one

@@ -8,9 +8,9 @@ from collections.abc import Collection
 from dataclasses import Field, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from tempo_fast.options import PRUNINGS, STRATEGIES, AskOptions, OpenOptions, split_options
+from tempo_fast.options import ERRORS, PRUNINGS, STRATEGIES, AskOptions, OpenOptions, split_options
 
-CHOICES = {"strategy": STRATEGIES, "pruning": PRUNINGS}
+CHOICES = {"on_error": ERRORS, "strategy": STRATEGIES, "pruning": PRUNINGS}
 
 HELP = {
     "video_fps": "wanted sampling rate, frames a second",
@@ -20,6 +20,11 @@ HELP = {
     "frame_stride": "frames from the start of one segment to the start of the next",
     "clip": "read only this part of the video, in seconds",
     "fps": "frames a second of a .npy file or a folder of images (default: video_fps)",
+    "allow_remote": "fetch a video from an http:// or https:// address",
+    "allow_private": "also from an address that is not of the public internet",
+    "remote_max_bytes": "largest file to fetch, in bytes",
+    "remote_seconds": "longest time that fetching may take",
+    "on_error": "fail at a damaged part of a video, or repeat the frame before it",
     "visual_token_budget": "memory tokens that all segments share",
     "min_tokens": "fewest memory tokens of a segment",
     "strategy": "which memory tokens of a segment are kept",

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.video.stream import VideoStream
+from av.video.reformatter import VideoReformatter
 
-from tempo_fast.errors import VideoError
+from tempo_fast.errors import DamageWarning, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.parallel import in_order
+from tempo_fast.video.plan import Run, plan
+from tempo_fast.video.runs import UnplannedError, open_runs
 from tempo_fast.video.sampling import sample_indices
 from tempo_fast.video.scan import open_video, scan
+from tempo_fast.video.workers import usable_cores
+
+_MOST_WORKERS = 8
+# After so many surprises the file isn't worth planning for.
+_ATTEMPTS = 3
+# Decoded frames that may wait to be taken: these bytes, but always so many.
+_ROOM_BYTES = 160 << 20
+_LEAST_ROOM = 4
 
 
 def pick(
@@ -41,44 +53,38 @@ def pick(
         yield shown[1]
 
 
-def to_pixels(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+def to_pixels(
+    frame: av.VideoFrame,
+    size: tuple[int, int] | None = None,
+    reformatter: VideoReformatter | None = None,
+) -> np.ndarray:
     """Convert to uint8 [H, W, 3] RGB, turned upright by the file's display matrix.
 
     size: the upright (height, width) to scale to, where a stream changes its size on the way.
+    reformatter: to use for one frame after the other, which is quicker.
     """
     turns = round(frame.rotation / 90) % 4
     height, width = size or (None, None)
     if turns % 2:
         height, width = width, height
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
-    return np.ascontiguousarray(np.rot90(pixels, turns))
-
-
-def _packets_from(
-    container: InputContainer, stream: VideoStream, keyframe: tuple[int, int]
-) -> Iterator[av.Packet] | None:
-    """Packets from exactly this keyframe (its pts and dts) on; None where seeking misses it."""
-    pts, dts = keyframe
-    # Matroska seeks by presentation time, others by decoding time.
-    for time in keyframe:
-        container.seek(time, stream=stream)
-        packets = container.demux(stream)
-        for packet in packets:
-            if packet.pts == pts:
-                return chain((packet,), packets)
-            if packet.dts is not None and packet.dts > dts:
-                break
-    return None
+    converted = (reformatter or VideoReformatter()).reformat(
+        frame, format="rgb24", width=width, height=height, threads=1
+    )
+    return np.ascontiguousarray(np.rot90(converted.to_ndarray(), turns))
 
 
 class VideoFile(FrameSource):
-    """A video file, decoded in order from the keyframe before the first wanted frame.
+    """A video file, of which no more is decoded than the wanted frames need.
 
-    Only wanted frames are converted to RGB, and decoding stops after the last of them.
+    Stretches that hold no wanted frame are skipped, packets that nothing else refers to are
+    dropped, and several stretches are decoded at once, each by a worker of its own. The frames are
+    those of decoding everything in order, which is also what is done where the codec or the file
+    doesn't let that be known beforehand. Only wanted frames are converted to RGB.
     """
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
         self._path = path
+        self._skip = options.on_error == "skip"
         self._index = scan(path)
         self._indices, real_fps = sample_indices(
             self._index.total,
@@ -89,64 +95,163 @@ class VideoFile(FrameSource):
             clip=options.clip,
         )
         # Only a decoded frame knows which way up it is.
-        with open_video(path) as (container, stream):
-            first = next(container.decode(stream), None)
-            if first is None:
-                raise VideoError(f"{path} has no frame that can be decoded")
-            height, width, _ = to_pixels(first).shape
+        height, width, _ = to_pixels(_any_frame(path)).shape
         super().__init__(count=len(self._indices), height=height, width=width, real_fps=real_fps)
+        timed = self._index.times is not None
+        self._wanted = self._index.times[self._indices] if timed else self._indices
+        self._runs: list[Run] = []
+        if self._index.packets is not None:
+            times = np.unique(self._wanted)
+            self._runs = plan(self._index.packets, times, paired=self._index.syntax.paired) or []
 
     def _frames(self) -> Iterator[np.ndarray]:
-        if self._index.times is None:
-            keyed, wanted = self._counted(), self._indices
-        else:
-            wanted = self._index.times[self._indices]
-            keyed = self._timed_from(int(wanted[0]))
-        read, last, pixels = 0, None, None
-        try:
-            for frame in pick(keyed, wanted.tolist()):
-                if frame is not last:
-                    last, pixels = frame, to_pixels(frame, (self.height, self.width))
+        read, runs = 0, self._runs
+        for _ in range(_ATTEMPTS):
+            if read == self.count or not runs:
+                break
+            with closing(self._planned(runs)) as frames:
+                try:
+                    for pixels in frames:
+                        yield pixels
+                        read += 1
+                    return
+                except (UnplannedError, VideoError, av.FFmpegError):
+                    # Only decoding everything tells what a sound decoder makes of this run.
+                    ends = [self._samples_until(run) for run in runs]
+            failed = int(np.searchsorted(ends, read, side="right"))
+            for pixels in self._everything(read, ends[failed]):
                 yield pixels
                 read += 1
-        except VideoError as error:
-            raise self._damaged(read) from error
-        finally:
-            keyed.close()
-        if read < self.count:
+            runs = runs[failed + 1 :]
+        for pixels in self._everything(read, self.count):
+            yield pixels
+            read += 1
+
+    def _samples_until(self, run: Run) -> int:
+        """How many samples there are up to the end of a run."""
+        return int(np.searchsorted(self._wanted, run.times[-1], side="right"))
+
+    def _planned(self, runs: list[Run]) -> Iterator[np.ndarray]:
+        """The samples of these runs, decoded by several workers."""
+        workers = min(_MOST_WORKERS, usable_cores(), len(runs))
+        # With frame threads, damage is only noticed some packets later.
+        threads = 1 if self._skip else max(1, usable_cores() // workers)
+        index, size = self._index, (self.height, self.width)
+
+        def convert(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+            return to_pixels(frame, size, reformatter)
+
+        frames = in_order(
+            runs,
+            partial(open_runs, self._path, index.packets, index.syntax, threads, self._skip),
+            lambda reader, run, stopped: reader.read(run, convert, stopped),
+            workers=workers,
+            room=max(_LEAST_ROOM, _ROOM_BYTES // (3 * self.height * self.width)),
+        )
+        times, repeats = np.unique(self._wanted, return_counts=True)
+        first = int(np.searchsorted(times, runs[0].times[0]))
+        last, ahead, lost = None, 0, []
+        with closing(frames):
+            for time, pixels, count in zip(
+                times[first:].tolist(), frames, repeats[first:].tolist(), strict=True
+            ):
+                if pixels is None:
+                    lost.append(time)
+                    if last is None:
+                        ahead += count
+                        continue
+                else:
+                    last, count, ahead = pixels, count + ahead, 0
+                for _ in range(count):
+                    yield last
+        if last is None:
+            raise self._damaged(int(np.searchsorted(self._wanted, runs[0].times[0])))
+        if lost:
+            self._warn(lost)
+
+    def _everything(self, start: int, end: int) -> Iterator[np.ndarray]:
+        """The samples [start, end), decoding every frame from the file's start on."""
+        keyed = _timed if self._index.times is not None else _counted
+        reformatter, last, pixels, read = VideoReformatter(), None, None, start
+        with closing(keyed(self._path)) as frames:
+            try:
+                for frame in pick(frames, self._wanted[start:end].tolist()):
+                    if frame is not last:
+                        last = frame
+                        pixels = to_pixels(frame, (self.height, self.width), reformatter)
+                    yield pixels
+                    read += 1
+            except VideoError as error:
+                raise self._damaged(read) from error
+        if read < end:
             raise self._damaged(read)
+
+    def _warn(self, lost: list[int]) -> None:
+        """Say which samples (their times) were replaced."""
+        at = np.searchsorted(np.unique(self._wanted), lost)
+        stretches = np.split(np.array(lost), np.flatnonzero(np.diff(at) > 1) + 1)
+        seconds = self._index.seconds
+        where = ", ".join(
+            f"{seconds(int(s[0])):.2f} to {seconds(int(s[-1])):.2f} s" for s in stretches
+        )
+        warnings.warn(
+            f"{self._path} is damaged: {len(lost)} of its sampled frames could not be decoded "
+            f"({where}); the sampled frame before them takes their place",
+            DamageWarning,
+            stacklevel=2,
+        )
 
     def _damaged(self, read: int) -> VideoError:
         usable = self._indices[read - 1] + 1 if read else 0
         return VideoError(
-            f"{self._path} is damaged: only the first {usable} of its {self._index.total} frames "
-            "could be decoded; get a sound copy, or end clip= before the damage"
+            f"{self._path} is damaged{self._where(read)}: only the first {usable} of its "
+            f"{self._index.total} frames could be decoded; get a sound copy, leave the damage out "
+            "with clip=, or go on with on_error='skip'"
         )
 
-    def _counted(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        with open_video(self._path) as (container, stream):
-            stream.thread_type = "AUTO"
-            yield from enumerate(container.decode(stream))
-
-    def _timed_from(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decoded frames with their times, from the keyframe at or before the time `first` on."""
-        keyframes = self._index.keyframes
-        at = int(np.searchsorted(keyframes[:, 0], first, side="right")) - 1
-        with open_video(self._path) as (container, stream):
-            stream.thread_type = "AUTO"
-            keyframe = (int(keyframes[at, 0]), int(keyframes[at, 1])) if at > 0 else None
-            packets = _packets_from(container, stream, keyframe) if keyframe else None
-            if packets is not None:
-                yield from _timed(packets, keyframe[0])
-                return
-        with open_video(self._path) as (container, stream):
-            stream.thread_type = "AUTO"
-            yield from _timed(container.demux(stream), int(self._index.times[0]))
+    def _where(self, read: int) -> str:
+        """The seconds from the first sample that wasn't read until decoding can begin again."""
+        packets = self._index.packets
+        if packets is None or read >= self.count:
+            return ""
+        start = int(self._wanted[read])
+        later = packets.times[packets.entries]
+        later = later[later > start]
+        end = int(later[0] if len(later) else self._index.times[-1])
+        return f" from {self._index.seconds(start):.2f} to {self._index.seconds(end):.2f} s"
 
 
-def _timed(packets: Iterable[av.Packet], earliest: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    # Frames before their keyframe lean on ones that a seek has skipped.
-    for packet in packets:
-        for frame in packet.decode():
-            if frame.pts is not None and frame.pts >= earliest:
+def _any_frame(path: Path) -> av.VideoFrame:
+    """The first frame that can be decoded."""
+    with open_video(path) as (container, stream):
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                continue  # damage is reported when its frames are wanted
+            if frames:
+                return frames[0]
+    raise VideoError(f"{path} has no frame that can be decoded")
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[Iterator[av.VideoFrame]]:
+    """All frames of a file, decoded in order."""
+    with open_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        if stream.codec_context.name == "mpeg4":
+            # Frame threads don't pass on all that interlaced pictures need of each other.
+            stream.codec_context.thread_count = 1
+        yield container.decode(stream)
+
+
+def _counted(path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
+    with _decoding(path) as frames:
+        yield from enumerate(frames)
+
+
+def _timed(path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
+    with _decoding(path) as frames:
+        for frame in frames:
+            if frame.pts is not None:
                 yield frame.pts, frame

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,7 @@ class FrameSource(ABC):
         self.is_image = is_image
         self.decode_seconds = 0.0
         self._closed = False
+        self._on_close: list[weakref.finalize] = []
 
     @abstractmethod
     def _frames(self) -> Iterator[np.ndarray]:
@@ -58,9 +61,15 @@ class FrameSource(ABC):
         finally:
             frames.close()
 
+    def on_close(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Have `action` called once: by `close`, or when the source is no longer referred to."""
+        self._on_close.append(weakref.finalize(self, action, *arguments))
+
     def close(self) -> None:
         """Give up the source."""
         self._closed = True
+        for action in self._on_close:
+            action()
 
     def __enter__(self) -> FrameSource:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -13,6 +14,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from tempo_fast.errors import VideoError
+from tempo_fast.video.codecs import syntax_of
+from tempo_fast.video.plan import Packets, rising
+from tempo_fast.video.syntax import Syntax
 
 # A Matroska header states the length of the whole file; ends this much short of it are cut off.
 _SLACK_SECONDS = 1.0
@@ -22,15 +26,21 @@ _SLACK_SECONDS = 1.0
 class FrameIndex:
     """The frames of a file. total: how many. fps: their mean rate, 0 where the file states none.
 
-    times: int64 [total], their presentation times in the stream's time base, rising; None where the
+    times: int64 [total], their presentation times in units of time_base, rising; None where the
     file's times don't tell frames apart and frames are counted as they are decoded.
-    keyframes: int64 [K, 2], (presentation, decoding) times of keyframes with both, by presentation.
+    packets, syntax: what decoding in runs needs; None where only decoding everything is exact.
     """
 
     total: int
     fps: float
     times: np.ndarray | None
-    keyframes: np.ndarray
+    time_base: Fraction
+    packets: Packets | None
+    syntax: Syntax
+
+    def seconds(self, time: int) -> float:
+        """A presentation time in seconds from the first frame."""
+        return float((time - int(self.times[0])) * self.time_base)
 
 
 @contextmanager
@@ -64,11 +74,13 @@ def scan(path: Path) -> FrameIndex:
     """Index the frames of a video file. Raises VideoError when it is no video or was cut off."""
     with open_video(path) as (container, stream):
         kind, stated = container.format.name, stream.frames
+        time_base = stream.time_base
         fps = float(stream.average_rate or 0)
         whole, read = (container.duration or 0) / av.time_base, 0.0
         start = (container.start_time or 0) / av.time_base
         shown, ordered, complete, last_dts = [], True, 0, None
-        keyframes = []
+        syntax = syntax_of(stream.codec_context.name, stream.codec_context.extradata)
+        everything, entries = [], []
         for packet in container.demux():
             if packet.pts is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start
@@ -79,11 +91,15 @@ def scan(path: Path) -> FrameIndex:
             if packet.dts is not None:
                 ordered = ordered and (last_dts is None or packet.dts > last_dts)
                 last_dts = packet.dts
+            # Every packet is looked at, whatever else is known of it.
+            entry = syntax.look(bytes(packet), packet.is_keyframe)
+            if entry and packet.pts is not None:
+                time = packet.pts if packet.dts is None else packet.dts
+                entries.append((packet.pts, time, len(everything)))
+            everything.append(packet.pts)
             if packet.is_discard:
                 continue
             shown.append(packet.pts)
-            if packet.is_keyframe and packet.pts is not None and packet.dts is not None:
-                keyframes.append((packet.pts, packet.dts))
     if not shown:
         raise VideoError(f"{path} has no video frames in it")
     if kind.startswith("mov") and 0 < complete < stated:
@@ -107,8 +123,17 @@ def scan(path: Path) -> FrameIndex:
         total=len(shown) if timed else _count_by_decoding(path),
         fps=fps,
         times=np.sort(np.array(shown, np.int64)) if timed else None,
-        keyframes=np.array(sorted(keyframes), np.int64).reshape(-1, 2),
+        time_base=time_base,
+        packets=_packets(everything, entries) if timed and syntax.steady else None,
+        syntax=syntax,
     )
+
+
+def _packets(times: list[int | None], entries: list[tuple[int, int, int]]) -> Packets | None:
+    if not entries or None in times or len(set(times)) < len(times):
+        return None
+    kept = rising(np.array(entries, np.int64))
+    return Packets(times=np.array(times, np.int64), entries=kept[:, 2], decoding_times=kept[:, 1])
 
 
 def _count_without_edits(path: Path) -> int:

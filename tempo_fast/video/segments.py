@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -14,7 +15,9 @@ import torch
 
 from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.handoff import Handoff, Segment
 from tempo_fast.video.resize import resize_frame
+from tempo_fast.video.workers import torch_in_one_thread, usable_cores
 
 
 @dataclass(frozen=True)
@@ -39,63 +42,17 @@ def windows(count: int, size: int, stride: int) -> list[Window]:
     ]
 
 
-class _Handoff:
-    """A bounded queue with an end: the producer puts, the consumer takes, either may stop it."""
-
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
-        self._items: deque[torch.Tensor] = deque()
-        self._changed = threading.Condition()
-        self._stopped = self._finished = False
-        self._error: BaseException | None = None
-        self.resize_seconds = 0.0
-
-    @property
-    def stopped(self) -> bool:
-        return self._stopped
-
-    def put(self, item: torch.Tensor) -> bool:
-        """Wait for room, then hand over; False when nobody wants more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or len(self._items) < self._depth)
-            if not self._stopped:
-                self._items.append(item)
-                self._changed.notify_all()
-            return not self._stopped
-
-    def finish(self, error: BaseException | None) -> None:
-        with self._changed:
-            self._finished, self._error = True, error
-            self._changed.notify_all()
-
-    def take(self) -> torch.Tensor | None:
-        """The next item, or None at the end; raises what the producer raised, after its items."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._finished or self._stopped)
-            if self._items and not self._stopped:
-                self._changed.notify_all()
-                return self._items.popleft()
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return None
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._items.clear()
-            self._changed.notify_all()
+Resize = Callable[[np.ndarray], np.ndarray]
+Places = list[tuple[Segment, int]]  # where a frame goes: a segment and a row of it
 
 
 def _produce(
-    source: FrameSource,
-    cuts: list[Window],
-    resize: Callable[[np.ndarray], np.ndarray],
-    handoff: _Handoff,
+    source: FrameSource, cuts: list[Window], resize: Resize, workers: int, handoff: Handoff
 ) -> None:
     error = None
     try:
-        _cut(source, cuts, resize, handoff)
+        with ThreadPoolExecutor(workers, "tempo-fast-resize", torch_in_one_thread) as pool:
+            _cut(source, cuts, resize, pool, workers, handoff)
     except BaseException as caught:  # whatever it is, it belongs to the consumer's thread
         error = caught
     handoff.finish(error)
@@ -104,55 +61,82 @@ def _produce(
 def _cut(
     source: FrameSource,
     cuts: list[Window],
-    resize: Callable[[np.ndarray], np.ndarray],
-    handoff: _Handoff,
+    resize: Resize,
+    pool: ThreadPoolExecutor,
+    workers: int,
+    handoff: Handoff,
 ) -> None:
+    """Read the frames in order and hand each to the pool, with the places where it goes."""
     frames = iter(source)
-    kept: deque[torch.Tensor] = deque()  # resized frames [first, at)
-    first = at = 0
+    room = threading.Semaphore(workers + 1)  # frames being resized, and one that may wait
+    coming = deque(cuts)
+    unopened: deque[tuple[Segment, int]] = deque()  # and the first frame that only it needs
+    filling: deque[tuple[Segment, Window]] = deque()
+    needed = 0
+
+    def place(frame: np.ndarray, places: Places) -> None:
+        began = perf_counter()
+        try:
+            if not handoff.stopped:
+                pixels = resize(frame)
+                for segment, row in places:
+                    segment.fill(row, pixels)
+        except BaseException as error:
+            for segment, _ in places:
+                segment.fail(error)
+            handoff.fail()
+        finally:
+            room.release()
+            handoff.filled(perf_counter() - began)
+
     try:
-        for window in cuts:
-            while kept and first < window.start:
-                kept.popleft()
-                first += 1
-            while at < window.end:
-                if handoff.stopped:
+        for at in range(cuts[-1].end):
+            while coming and coming[0].start == at:
+                window = coming.popleft()
+                segment = Segment(window.end - window.start)
+                filling.append((segment, window))
+                unopened.append((segment, max(window.start, needed)))
+                needed = window.end
+            while filling and filling[0][1].end <= at:
+                filling.popleft()
+            while unopened and unopened[0][1] <= at:
+                if not handoff.open(unopened.popleft()[0]):
                     return
-                frame = next(frames, None)
-                if frame is None:
-                    raise VideoError(f"the video ended after {at} of {source.count} sampled frames")
-                if at >= window.start:
-                    if not kept:
-                        first = at
-                    began = perf_counter()
-                    kept.append(torch.from_numpy(np.array(resize(frame))))
-                    handoff.resize_seconds += perf_counter() - began
-                at += 1
-            segment = list(kept)
-            if len(segment) % 2:
-                segment.append(segment[-1])
-            if not handoff.put(torch.stack(segment)):
+            if handoff.over:
+                return
+            frame = next(frames, None)
+            if frame is None:
+                raise VideoError(f"the video ended after {at} of {source.count} sampled frames")
+            places = [(segment, at - window.start) for segment, window in filling]
+            if places:
+                room.acquire()
+                pool.submit(place, frame, places)
+        for segment, _ in unopened:
+            if not handoff.open(segment):
                 return
     finally:
         frames.close()
 
 
-def _stop(handoff: _Handoff, thread: threading.Thread) -> None:
+def _stop(handoff: Handoff, thread: threading.Thread) -> None:
     handoff.stop()
-    if thread is not threading.current_thread():
+    # What nobody refers to any more may be let go in any thread, also in one of its own.
+    if not threading.current_thread().name.startswith("tempo-fast-"):
         thread.join()
 
 
 class SegmentReader:
-    """The segments of a video, made by a background thread while earlier ones are worked on.
+    """The segments of a video, made in the background while earlier ones are worked on.
 
-    source: sampled frames; the reader doesn't close it. size, stride: of the windows, in frames.
-    resize: applied to each frame, once also where windows overlap, and not at all to frames between
-    windows. depth: finished segments that may wait; beyond them the thread holds one window.
+    source: sampled frames, read by one thread; the reader doesn't close it. size, stride: of the
+    windows, in frames. resize: applied to each frame by `workers` threads (by default one a core),
+    once also where windows overlap, and not at all to frames between windows; it must not depend
+    on the order. depth: segments that may wait or be filled; beyond them one more is begun, and
+    besides those there are at most workers + 2 frames in memory.
 
     Iterate once, over one uint8 tensor [frames, h, w, 3] a window, in order. An odd number of
     frames is made even by repeating the last one. An exception of the source or of `resize` is
-    raised to the consumer, as it is, after the segments before it. The thread ends with the
+    raised to the consumer, as it is, after the segments before it. The threads end with the
     iteration, with `close`, or when the reader is no longer referred to.
     """
 
@@ -162,18 +146,20 @@ class SegmentReader:
         size: int,
         stride: int,
         *,
-        resize: Callable[[np.ndarray], np.ndarray] = resize_frame,
+        resize: Resize = resize_frame,
         depth: int = 4,
+        workers: int | None = None,
     ) -> None:
-        if depth < 1:
-            raise OptionError(f"depth must be at least 1; got {depth}")
+        for name, value in (("depth", depth), ("workers", workers)):
+            if value is not None and value < 1:
+                raise OptionError(f"{name} must be at least 1; got {value}")
         cuts = windows(source.count, size, stride)
         self._source = source
-        self._handoff = _Handoff(depth)
+        self._handoff = Handoff(depth)
         # The thread must not refer to the reader, or the reader would never be let go.
         self._thread = threading.Thread(
             target=_produce,
-            args=(source, cuts, resize, self._handoff),
+            args=(source, cuts, resize, workers or usable_cores(), self._handoff),
             name="tempo-fast-segments",
             daemon=True,
         )
@@ -187,7 +173,7 @@ class SegmentReader:
 
     @property
     def resize_seconds(self) -> float:
-        """Time spent resizing; complete once the iteration has ended."""
+        """Time spent resizing, summed over the threads; complete once the iteration has ended."""
         return self._handoff.resize_seconds
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -198,7 +184,7 @@ class SegmentReader:
             self.close()
 
     def close(self) -> None:
-        """Stop the thread, wait for it to end, and drop the segments that nobody took."""
+        """Stop the threads, wait for them to end, and drop the segments that nobody took."""
         self._finalizer()
 
     def __enter__(self) -> SegmentReader:

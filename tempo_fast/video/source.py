@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from time import perf_counter
 
@@ -10,11 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tempo_fast.address import is_url
 from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.arrays import ArrayImage, ArrayVideo, NpyVideo
 from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.npz import NpzVideo
+from tempo_fast.video.remote import download
 from tempo_fast.video.stills import (
     IMAGE_SUFFIXES,
     Animation,
@@ -32,12 +36,14 @@ def open_source(
 ) -> FrameSource:
     """Open a video or an image for reading its sampled frames.
 
-    video: a path to a video file (mp4, mkv, avi, webm and whatever else FFmpeg reads), a gif, a
-    `.npy` file (uint8 [F, H, W, 3]), a folder of images in natural order, or an image file; or an
-    array or tensor of uint8, [F, H, W, 3] for frames that are already sampled (with options.fps,
-    their rate, and no further sampling) or [H, W, 3] for an image; or a PIL image.
-    A `.npy` file and a folder are sampled like a video of options.fps frames a second, by default
-    of options.video_fps; a gif and a video file have a rate of their own.
+    video: a path to a video file (mp4, mkv, avi, webm and whatever else FFmpeg reads), a gif or an
+    animated webp or png, a `.npy` file or a `.npz` file of one array (uint8 [F, H, W, 3]), a folder
+    of images in natural order, or an image file; with options.allow_remote the http(s) address of
+    such a file; or an array or tensor of uint8, [F, H, W, 3] for frames that are already sampled
+    (with options.fps, their rate, and no further sampling) or [H, W, 3] for an image; or a PIL
+    image.
+    A `.npy` or `.npz` file and a folder are sampled like a video of options.fps frames a second, by
+    default of options.video_fps; an animation and a video file have times of their own.
     Images and videos are turned upright when their metadata says how they were held.
 
     Raises VideoError when it can't be read as what it seems to be, OptionError when an option
@@ -62,12 +68,29 @@ def _open(video: object, options: OpenOptions) -> FrameSource:
         video = video.numpy()
     if isinstance(video, np.ndarray):
         return _image(video, options) if video.ndim == 3 else ArrayVideo(video, options)
+    if isinstance(video, str) and is_url(video):
+        return _open_url(video, options)
     if isinstance(video, str | os.PathLike) and os.fspath(video):
         return _open_path(Path(os.fsdecode(video)), options)
     raise VideoError(
         "a video is a path, a uint8 array or tensor [F, H, W, 3] or [H, W, 3], or a PIL image; "
         f"got {repr(video) if isinstance(video, str) else type(video).__name__}"
     )
+
+
+def _open_url(url: str, options: OpenOptions) -> FrameSource:
+    folder = tempfile.TemporaryDirectory(prefix="tempo-fast-")
+    try:
+        path = download(url, options, Path(folder.name))
+        try:
+            source = _open_path(path, options)
+        except VideoError as error:
+            raise VideoError(f"what came from {url} can't be used: {error}") from error
+    except BaseException:
+        folder.cleanup()
+        raise
+    source.on_close(folder.cleanup)
+    return source
 
 
 def _open_path(path: Path, options: OpenOptions) -> FrameSource:
@@ -78,6 +101,8 @@ def _open_path(path: Path, options: OpenOptions) -> FrameSource:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return NpyVideo(path, options)
+    if suffix == ".npz":
+        return NpzVideo(path, options)
     if suffix not in IMAGE_SUFFIXES:
         _refuse_fps(path, options)
         return VideoFile(path, options)

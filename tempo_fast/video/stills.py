@@ -60,30 +60,51 @@ def is_animation(path: Path) -> bool:
         return image.format in ("WEBP", "PNG") and getattr(image, "is_animated", False)
 
 
-class Animation(FrameSource):
-    """A gif (or animated webp or png), sampled at its own mean rate.
+def _on_show(indices: np.ndarray, microseconds: list[int]) -> np.ndarray:
+    """The frames on show in the middle of each of n equal stretches of time.
 
-    A file that gives no times counts as one of options.video_fps frames a second.
+    indices: int64 [n], samples as of a video of the mean rate, from the first to the last of which
+    the stretches reach. microseconds: how long each frame is shown. Whole numbers keep it exact.
+    Returns int64 [n]; `indices` itself where all frames are shown equally long, or no times known.
+    """
+    if len(set(microseconds)) == 1:
+        return indices
+    total, length, count = len(microseconds), sum(microseconds), len(indices)
+    first, last = int(indices[0]), int(indices[-1])
+    starts = np.cumsum([0, *microseconds[:-1]], dtype=object) * (2 * count * total)
+    middles = [
+        (2 * count * first + (last + 1 - first) * (2 * at + 1)) * length for at in range(count)
+    ]
+    return np.searchsorted(starts, np.array(middles, object), side="right") - 1
+
+
+class Animation(FrameSource):
+    """A gif (or animated webp or png), sampled evenly in time.
+
+    Where all frames are shown equally long, as by the published rule; else as many samples, spread
+    over the time instead of the frames. A file that gives no times counts as one of
+    options.video_fps frames a second.
     """
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
-        milliseconds = 0.0
+        microseconds = []
         with _reading(path), Image.open(path) as image:
             total = getattr(image, "n_frames", 1)
             width, height = image.size
             for index in range(total):
                 image.seek(index)
                 image.load()  # a webp learns a frame's duration by decoding it
-                milliseconds += float(image.info.get("duration", 0))
+                microseconds.append(round(1000 * float(image.info.get("duration", 0))))
         self._path = path
-        self._indices, real_fps = sample_indices(
+        indices, real_fps = sample_indices(
             total,
-            1000 * total / milliseconds if milliseconds else 0.0,
+            1e6 * total / sum(microseconds) if any(microseconds) else 0.0,
             video_fps=options.video_fps,
             max_frames=options.max_frames,
             min_frames=options.min_frames,
             clip=options.clip,
         )
+        self._indices = _on_show(indices, microseconds)
         super().__init__(count=len(self._indices), height=height, width=width, real_fps=real_fps)
 
     def _frames(self) -> Iterator[np.ndarray]:

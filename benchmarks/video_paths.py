@@ -1,0 +1,151 @@
+"""Ways from a video file to the vision encoder's patches, one a process.
+
+`python benchmarks/video_paths.py WAY FILE SAMPLES CHECK` prints one line of JSON and leaves some of
+the patches' values in CHECK (.npy), by which the ways are compared.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+WINDOW = 8
+_EVERY = 4999  # of the values, for the comparison
+
+
+def indices(total: int, samples: int) -> list[int]:
+    """The published rule, where the number of samples is its upper limit."""
+    return np.rint(np.linspace(0, total - 1, samples)).astype(int).tolist()
+
+
+def tempo_fast(path: str, samples: int) -> Iterator[torch.Tensor]:
+    """This package: segments as they are made, patched as the engine does."""
+    from tempo_fast.engine.ops import preprocess
+    from tempo_fast.options import OpenOptions
+    from tempo_fast.video import open_source
+    from tempo_fast.video.segments import SegmentReader
+
+    with open_source(path, OpenOptions(max_frames=samples, video_fps=1000)) as source:
+        for segment in SegmentReader(source, WINDOW, WINDOW):
+            yield preprocess(segment, (), torch.float32).reshape(-1, 1536)
+
+
+def published(path: str, samples: int) -> Iterator[torch.Tensor]:
+    """The published code's way: decord, then Pillow, then the processor segment by segment."""
+    from decord import VideoReader, cpu
+
+    reader = VideoReader(path, ctx=cpu(0), num_threads=1)
+    yield from _published_arithmetic(reader.get_batch(indices(len(reader), samples)).asnumpy())
+
+
+def pyav(path: str, samples: int) -> Iterator[torch.Tensor]:
+    """Decode every frame in order with PyAV and FFmpeg's threads, then as published."""
+    import av
+
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        wanted = set(indices(stream.frames, samples))
+        frames = [
+            frame.to_ndarray(format="rgb24")
+            for number, frame in enumerate(container.decode(stream))
+            if number in wanted
+        ]
+    yield from _published_arithmetic(frames)
+
+
+def torchcodec(path: str, samples: int) -> Iterator[torch.Tensor]:
+    """torchcodec in its exact mode, then as published."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=0)
+    batch = decoder.get_frames_at(indices(decoder.metadata.num_frames, samples))
+    yield from _published_arithmetic(batch.data.numpy())
+
+
+WAYS = {way.__name__: way for way in (tempo_fast, published, pyav, torchcodec)}
+NEEDS = {"published": "decord", "pyav": "av", "torchcodec": "torchcodec.decoders"}
+
+
+def _published_arithmetic(frames: np.ndarray | list[np.ndarray]) -> Iterator[torch.Tensor]:
+    from tempo_fast.video.resize import plan_resize
+
+    steps = plan_resize(*frames[0].shape[:2])
+    images = [Image.fromarray(frame) for frame in frames]
+    for step in steps:
+        if step.by_pillow:
+            size = (step.width, step.height)
+            images = [image.resize(size, Image.Resampling.BICUBIC) for image in images]
+    for start in range(0, len(images), WINDOW):
+        pixels = torch.stack(
+            [
+                torch.from_numpy(np.array(image)).permute(2, 0, 1)
+                for image in images[start : start + WINDOW]
+            ]
+        )
+        if steps and not steps[-1].by_pillow:
+            size = (steps[-1].height, steps[-1].width)
+            pixels = functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True)
+            pixels = pixels.clamp(0, 255).round()
+        if len(pixels) % 2:
+            pixels = torch.cat([pixels, pixels[-1:]])
+        yield _patches((pixels.float() - 127.5) / 127.5)
+
+
+def _patches(pixels: torch.Tensor) -> torch.Tensor:
+    """[T, 3, h, w] to [T/2 · h/16 · w/16, 1536], patches of one 2×2 block side by side."""
+    frames, channels, height, width = pixels.shape
+    blocks = pixels.reshape(frames // 2, 2, channels, height // 32, 2, 16, width // 32, 2, 16)
+    return blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, channels * 2 * 16 * 16)
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process held (its own: ru_maxrss begins with its parent's)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
+        return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def main(way: str, path: str, samples: str, check: str) -> None:
+    """Run one way and print its figures."""
+    for module in ("tempo_fast.video.segments", "tempo_fast.engine.ops", NEEDS.get(way)):
+        if module:
+            importlib.import_module(module)
+    baseline, cpu = _peak_bytes(), _cpu_seconds()
+    began, first, count, kept = time.perf_counter(), None, 0, []
+    for patches in WAYS[way](path, int(samples)):
+        count += len(patches)
+        kept.append(patches.reshape(-1)[::_EVERY].clone())
+        first = first or time.perf_counter() - began
+    figures = {
+        "seconds": time.perf_counter() - began,
+        "first_segment_seconds": first,
+        "cpu_seconds": _cpu_seconds() - cpu,
+        "peak_bytes": _peak_bytes(),
+        "imports_bytes": baseline,
+        "patches": count,
+    }
+    np.save(check, torch.cat(kept).numpy())
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

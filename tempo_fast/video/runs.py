@@ -1,0 +1,159 @@
+"""Decode the planned runs of a file and nothing else."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from tempo_fast.video.plan import Packets, Run
+from tempo_fast.video.scan import open_video
+from tempo_fast.video.syntax import Syntax
+
+# Up to this many packets ahead, reading on is quicker than seeking.
+_NEAR = 64
+
+
+class UnplannedError(Exception):
+    """The file doesn't decode as its packets promised: only decoding everything can tell."""
+
+
+class RunReader:
+    """An open file of which runs are decoded, in any order."""
+
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        packets: Packets,
+        syntax: Syntax,
+        skip: bool = False,
+    ) -> None:
+        self._container = container
+        self._stream = stream
+        self._context = stream.codec_context
+        self._packets = packets
+        self._syntax = syntax
+        self._skip = skip
+        self._reformatter = VideoReformatter()
+        self._demuxed = self._demux()
+        self._next = 0
+
+    def _demux(self) -> Iterator[av.Packet]:
+        return (packet for packet in self._container.demux(self._stream) if packet.size)
+
+    def read(self, run: Run, to_pixels: Callable, stopped: Callable[[], bool]) -> Iterator:
+        """The run's frames, as `to_pixels(frame, reformatter)` of each, in order.
+
+        With `skip`, None for those that are missing or come after damage in the run. Ends early
+        once stopped(). Raises UnplannedError when a frame is missing and FFmpegError at damage.
+        """
+        awaited = deque(run.times)
+        self._go_to(run.start)
+        with closing(self._decode(run, stopped)) as frames:
+            for frame in frames:
+                while self._skip and awaited and awaited[0] < frame.pts:
+                    awaited.popleft()
+                    yield None
+                if awaited and frame.pts == awaited[0]:
+                    yield to_pixels(frame, self._reformatter)
+                    awaited.popleft()
+                if not awaited:
+                    return
+        if stopped():
+            return
+        if not self._skip:
+            raise UnplannedError(f"the frame at {awaited[0]} didn't come")
+        yield from (None for _ in awaited)
+
+    def _decode(self, run: Run, stopped: Callable[[], bool]) -> Iterator[av.VideoFrame]:
+        wanted = set(run.times)
+        lost = None
+        try:
+            while self._next < run.end and not stopped():
+                packet = self._take()
+                if packet is None:
+                    break
+                if packet.pts in wanted or not self._syntax.droppable(bytes(packet)):
+                    try:
+                        frames = self._context.decode(packet)
+                    except av.FFmpegError:
+                        if not self._skip:
+                            raise
+                        # A decoder that goes on makes up frames and doesn't say which.
+                        lost = packet.pts
+                        break
+                    yield from frames
+            if not stopped():
+                yield from self._rest(lost)
+        finally:
+            # The next run starts afresh; a decoder that was drained takes nothing more otherwise.
+            self._context.flush_buffers()
+
+    def _rest(self, lost: int | None) -> Iterator[av.VideoFrame]:
+        """The frames that the decoder still holds, without the one at `lost`."""
+        try:
+            frames = self._context.decode(None)
+        except av.FFmpegError:
+            if not self._skip:
+                raise
+            return
+        yield from (frame for frame in frames if lost is None or frame.pts != lost)
+
+    def _take(self) -> av.Packet | None:
+        """The next packet, None at the end; it must be the one that the scan saw here."""
+        packet = next(self._demuxed, None)
+        if packet is not None:
+            times = self._packets.times
+            if self._next >= len(times) or packet.pts != times[self._next]:
+                raise UnplannedError(f"packet {self._next} is another one now")
+            self._next += 1
+        return packet
+
+    def _go_to(self, number: int) -> None:
+        """Leave the packet `number` to be taken next."""
+        if not 0 <= number - self._next <= _NEAR:
+            self._seek(number)
+        while self._next < number:
+            if self._take() is None:
+                raise UnplannedError(f"the file ends before packet {number}")
+
+    def _seek(self, number: int) -> None:
+        """Seek to a packet from which some few lead to `number`."""
+        numbers = self._packets.numbers
+        # Matroska seeks by presentation time, others by decoding time.
+        for time in self._packets.seek_times(number):
+            self._container.seek(time, stream=self._stream)
+            self._demuxed = self._demux()
+            for packet in self._demuxed:
+                at = numbers.get(packet.pts)
+                if at == number:
+                    # Taken already, so it is put back.
+                    self._demuxed = _chain(packet, self._demuxed)
+                    self._next = number
+                    return
+                if at is not None and at > number:
+                    break
+        raise UnplannedError(f"seeking misses packet {number}")
+
+
+def _chain(packet: av.Packet, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    yield packet
+    yield from packets
+
+
+@contextmanager
+def open_runs(
+    path: Path, packets: Packets, syntax: Syntax, threads: int, skip: bool
+) -> Iterator[RunReader]:
+    """A reader of the file's runs whose decoder has `threads` threads; skip: as in `read`."""
+    with open_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        yield RunReader(container, stream, packets, syntax, skip)

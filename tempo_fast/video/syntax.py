@@ -1,0 +1,121 @@
+"""What a codec's packets tell, before any decoding, about which of them are needed."""
+
+from __future__ import annotations
+
+from tempo_fast.video.bits import Bits
+
+
+class Syntax:
+    """How to read one stream's packets. This one knows nothing, so nothing is left out.
+
+    steady: False once decoding from a keyframe would miss something that came before it (known
+    when the whole file has been looked through). paired: a picture may be spread over two packets.
+    """
+
+    steady = True
+    paired = False
+
+    def look(self, data: bytes, keyframe: bool) -> bool:
+        """Look at every packet in order; whether decoding can begin at this one.
+
+        That is: frames of it and of later packets, if shown no earlier than it, are then decoded
+        exactly as they are from the start of the file. keyframe: what the container says.
+        """
+        return False
+
+    def droppable(self, data: bytes) -> bool:
+        """Whether no other frame's pixels change when the decoder never sees this packet."""
+        return False
+
+
+class Keyframes(Syntax):
+    """Codecs whose keyframes, as containers mark them, reset the decoder."""
+
+    def look(self, data: bytes, keyframe: bool) -> bool:
+        return keyframe
+
+
+class Vp8(Syntax):
+    """VP8 (RFC 6386, 9.1)."""
+
+    def look(self, data: bytes, keyframe: bool) -> bool:
+        return keyframe and not data[0] & 1
+
+
+class Vp9(Syntax):
+    """VP9. Any frame may lend its motion vectors and probabilities to the next, so all are kept."""
+
+    def look(self, data: bytes, keyframe: bool) -> bool:
+        # frame_marker, profile (a reserved bit after 3), show_existing_frame, frame_type (0: key).
+        profile = data[0] >> 5 & 1 | data[0] >> 3 & 2
+        rest = data[0] & 7 if profile == 3 else data[0] >> 1 & 7
+        return keyframe and data[0] >> 6 == 2 and not rest & 6
+
+
+class Mpeg2(Syntax):
+    """MPEG-1 and MPEG-2 video: an I picture right after a sequence header, which resets all."""
+
+    paired = True
+
+    def look(self, data: bytes, keyframe: bool) -> bool:
+        return keyframe and data.startswith((b"\0\0\1\xb3", b"\0\0\0\1\xb3"))
+
+
+class Mpeg4(Syntax):
+    """MPEG-4 part 2 (ISO 14496-2, 6.2.5): no picture refers to a B-VOP."""
+
+    def __init__(self, extradata: bytes) -> None:
+        self._layer = _video_object_layer(extradata)
+        # FFmpeg takes a unit of time for interlaced pictures from the first B-VOP it sees.
+        self._known = self._layer is not None and not _interlaced(self._layer)
+
+    def look(self, data: bytes, keyframe: bool) -> bool:
+        layer = _video_object_layer(data)
+        if layer is not None and layer != self._layer:
+            self.steady = False
+        at = data.find(b"\0\0\1\xb6")
+        return keyframe and self._known and at >= 0 and data[at + 4] < 0x40
+
+    def droppable(self, data: bytes) -> bool:
+        return (
+            self._known
+            and data.startswith(b"\0\0\1\xb6")
+            and data.find(b"\0\0\1", 4) < 0  # no second picture packed with it
+            and 0x80 <= data[4] < 0xC0
+        )
+
+
+def _video_object_layer(data: bytes) -> bytes | None:
+    at = data.find(b"\0\0\1")
+    while at >= 0:
+        end = data.find(b"\0\0\1", at + 3)
+        if data[at + 3 : at + 4] and 0x20 <= data[at + 3] <= 0x2F:
+            return data[at + 4 : end] if end >= 0 else data[at + 4 :]
+        at = end
+    return None
+
+
+def _interlaced(layer: bytes) -> bool:
+    """The flag `interlaced` of a video object layer (6.2.3); True where it can't be read."""
+    bits = Bits(layer[:64])
+    try:
+        bits.take(9)
+        if bits.flag():
+            bits.take(7)
+        if bits.take(4) == 15:  # the pixels' shape is spelt out
+            bits.take(16)
+        if bits.flag():  # vol_control_parameters
+            bits.take(3)
+            if bits.flag():
+                bits.take(79)
+        if bits.take(2):  # not rectangular
+            return True
+        bits.take(1)
+        resolution = bits.take(16)
+        bits.take(1)
+        if bits.flag():
+            bits.take(max(1, (resolution - 1).bit_length()))
+        bits.take(29)
+        return bits.flag()
+    except IndexError:
+        return True

@@ -1,0 +1,30 @@
+"""The video benchmark works: on seconds of video, and on what it refuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def bench(*arguments):
+    command = [sys.executable, "-m", "pytest", "benchmarks/test_video.py", "--smoke", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+def test_every_way_gives_the_same_patches(tmp_path):
+    done = bench("-o", f"cache_dir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for file in ("160x96, GOP 24, 4 s", "160x96, GOP 24, 12 s"):
+        for way in ("tempo_fast", "published", "pyav", "torchcodec"):
+            (line,) = (
+                x for x in done.stdout.splitlines() if x.startswith(file) and way in x[33:44]
+            )
+            assert "times as fast as" in line or "not measured: " in line
+    made = sorted(path.name for path in (tmp_path / "d" / "tempo-fast-video").iterdir())
+    assert made == ["160x96-gop24-200000-4s-1.mp4", "160x96-gop24-200000-4s-3.mp4"]
+
+
+def test_a_smoke_run_is_not_kept():
+    done = bench("--save-video")
+    assert done.returncode != 0 and "keeps no figures of --smoke" in done.stderr + done.stdout

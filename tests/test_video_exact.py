@@ -1,0 +1,189 @@
+"""The planned decoding against a plain one of every frame, bit for bit."""
+
+import random
+from contextlib import closing
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from tempo_fast.options import OpenOptions
+from tempo_fast.video.decode import VideoFile
+from tempo_fast.video.plan import plan
+
+COUNT = 96
+OPEN_HEVC = "open-gop=1:keyint=24:min-keyint=24:scenecut=0:bframes=4:log-level=none"
+VARIANTS = {
+    "plain.mp4": ("libx264", {"g": "24", "bf": "3"}),
+    "single.mp4": ("libx264", {"g": "600", "bf": "2"}),
+    "no_b.mkv": ("libx264", {"g": "12", "bf": "0"}),
+    "open.mp4": ("libx264", {"g": "24", "bf": "3", "x264-params": "open-gop=1"}),
+    "open.mkv": ("libx264", {"g": "24", "bf": "3", "x264-params": "open-gop=1:b-pyramid=strict"}),
+    "open.ts": ("libx264", {"g": "24", "bf": "3", "x264-params": "open-gop=1"}),
+    "refresh.mp4": ("libx264", {"g": "24", "x264-params": "intra-refresh=1"}),
+    "slices.ts": ("libx264", {"g": "24", "bf": "3", "x264-params": "slices=3:aud=1"}),
+    "interlaced.mp4": ("libx264", {"g": "24", "bf": "2", "flags": "+ildct+ilme"}),
+    "h264.avi": ("libx264", {"g": "24", "bf": "0"}),
+    "hevc.mp4": ("libx265", {"x265-params": "keyint=24:bframes=3:open-gop=0:log-level=none"}),
+    "hevc_open.mkv": ("libx265", {"x265-params": OPEN_HEVC}),
+    "hevc_open.ts": ("libx265", {"x265-params": OPEN_HEVC}),
+    "hevc_layers.mp4": ("libx265", {"x265-params": OPEN_HEVC + ":temporal-layers=1"}),
+    "vp8.webm": ("libvpx", {"g": "24", "deadline": "realtime", "cpu-used": "8"}),
+    "vp9.webm": ("libvpx-vp9", {"g": "24", "cpu-used": "8", "lag-in-frames": "12"}),
+    "vp9.mp4": ("libvpx-vp9", {"g": "24", "deadline": "realtime", "cpu-used": "8"}),
+    "av1.mp4": ("libsvtav1", {"g": "32", "preset": "12"}),
+    "av1.webm": ("libsvtav1", {"g": "24", "preset": "12", "svtav1-params": "irefresh-type=1"}),
+    "mpeg4.mp4": ("mpeg4", {"g": "24", "bf": "2"}),
+    "mpeg4.avi": ("mpeg4", {"g": "24", "bf": "2"}),
+    "mpeg4_interlaced.mkv": ("mpeg4", {"g": "24", "bf": "2", "flags": "+ildct+ilme"}),
+    "mpeg2.ts": ("mpeg2video", {"g": "12", "bf": "2"}),
+    "mjpeg.mkv": ("mjpeg", {}),
+    "ffv1.mkv": ("ffv1", {"g": "12"}),
+}
+# Avi has no times; interlaced MPEG-4 and codecs that aren't known can't be entered in the middle.
+PLANLESS = {"h264.avi", "mpeg4.avi", "mpeg4_interlaced.mkv", "ffv1.mkv"}
+FORMATS = {
+    "odd444.mp4": ("libx264", {"g": "24", "bf": "3"}, "yuv444p", (75, 53)),
+    "full.mp4": ("libx264", {"g": "24", "bf": "3"}, "yuvj420p", (96, 64)),
+    "ten.mkv": ("libx264", {"g": "24", "bf": "3"}, "yuv420p10le", (96, 64)),
+    "hevc_ten.mp4": ("libx265", {"x265-params": OPEN_HEVC}, "yuv420p10le", (96, 64)),
+    "vp9_444.webm": ("libvpx-vp9", {"g": "24", "cpu-used": "8"}, "yuv444p", (75, 53)),
+    "av1_ten.mkv": ("libsvtav1", {"g": "24", "preset": "12"}, "yuv420p10le", (96, 66)),
+}
+
+
+def draw(number, width, height):
+    """Something that moves and changes, so that frames lean on each other."""
+    y, x = np.mgrid[:height, :width]
+    grain = np.random.default_rng(number % 5).integers(0, 12, (height, width))
+    planes = [
+        128 + 60 * np.sin((x + 3 * number) / 9) + 40 * np.cos((y - 2 * number) / 7),
+        (x * 2 + number * 5) % 256,
+        np.where((x - number * 2) % 40 < 14, 220, 40),
+    ]
+    return np.clip(np.stack(planes, -1) + grain[..., None], 0, 255).astype(np.uint8)
+
+
+def write(path, codec, options, pix_fmt="yuv420p", size=(96, 64), ticks=None, count=COUNT):
+    """A file of COUNT frames at 25 a second, or shown at `ticks` hundredths of a second."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=25, options={"sc_threshold": "0", **options})
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else pix_fmt
+        stream.codec_context.time_base = Fraction(1, 100 if ticks else 25)
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(draw(number, *size), format="rgb24")
+            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709")
+            frame.pts = ticks[number] if ticks else number
+            frame.time_base = stream.codec_context.time_base
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def plain(path):
+    """Every frame that a decoder gives, with its time: one thread, nothing skipped."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return [(frame.pts, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
+
+
+def planned(source, numbers):
+    """The frames `numbers` (rising) of a source by its planned way alone."""
+    source._wanted = source._index.times[np.array(numbers)]
+    packets, syntax = source._index.packets, source._index.syntax
+    runs = plan(packets, np.unique(source._wanted), paired=syntax.paired)
+    with closing(source._planned(runs)) as frames:
+        return list(frames)
+
+
+def compare(path, planless=False):
+    frames = plain(path)
+    source = VideoFile(path, OpenOptions(video_fps=1000, max_frames=len(frames)))
+    assert source.count == len(frames)
+    for ours, (_, theirs) in zip(source, frames, strict=True):
+        assert (ours == theirs).all()
+    if planless:
+        assert not source._runs
+        return
+    assert source._index.times.tolist() == [time for time, _ in frames]
+    choose = random.Random(path.name)
+    subsets = [[number] for number in choose.sample(range(len(frames)), 12)]
+    subsets += [sorted(choose.choices(range(len(frames)), k=k)) for k in (2, 5, 5, 9, 17, 40)]
+    for numbers in subsets:
+        chosen = planned(source, numbers)
+        assert len(chosen) == len(numbers)
+        for ours, number in zip(chosen, numbers, strict=True):
+            assert (ours == frames[number][1]).all(), (number, numbers)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_frame_and_any_frames(tmp_path, name):
+    compare(write(tmp_path / name, *VARIANTS[name]), name in PLANLESS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_sizes_and_pixel_formats(tmp_path, name):
+    compare(write(tmp_path / name, *FORMATS[name]))
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "open.mkv", "hevc_open.mkv", "vp9.webm", "av1.webm"])
+def test_variable_frame_rate(tmp_path, name):
+    ticks = np.cumsum(random.Random(1).choices([2, 4, 4, 4, 7, 31], k=COUNT)).tolist()
+    compare(write(tmp_path / name, *VARIANTS[name], ticks=ticks))
+
+
+def test_a_file_that_begins_with_frames_that_lean_on_lost_ones(tmp_path):
+    whole = write(tmp_path / "whole.ts", *VARIANTS["open.ts"])
+    path = tmp_path / "joined.ts"
+    with av.open(str(whole)) as given, av.open(str(path), "w") as out:
+        stream = given.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        packets = [packet for packet in given.demux(stream) if packet.size]
+        entries = [n for n, packet in enumerate(packets) if packet.is_keyframe]
+        for packet in packets[entries[1] :]:
+            packet.stream = copy
+            out.mux(packet)
+    frames = plain(path)
+    source = VideoFile(path, OpenOptions(video_fps=1000, max_frames=COUNT))
+    times = source._wanted
+    assert times[0] < frames[0][0]  # its first frames can't be decoded
+    shown = np.searchsorted([time for time, _ in frames], times, side="right") - 1
+    read = list(source)
+    assert len(read) == source.count > len(frames)
+    for ours, number in zip(read, shown.clip(0), strict=True):
+        assert (ours == frames[number][1]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),  # of its packets, that may at most be decoded for one frame in twelve
+    [
+        ("plain.mp4", 0.6),
+        ("open.ts", 0.7),
+        ("slices.ts", 0.6),
+        ("hevc.mp4", 0.7),
+        ("hevc_open.ts", 0.7),
+        ("av1.mp4", 0.75),
+        ("mpeg4.mp4", 0.6),
+        ("mjpeg.mkv", 0.1),
+        ("vp9.webm", 0.9),
+    ],
+)
+def test_what_is_not_needed_is_not_decoded(tmp_path, name, share):
+    path = write(tmp_path / name, *VARIANTS[name])
+    source = VideoFile(path, OpenOptions(video_fps=25 / 12))
+    wanted = set(source._wanted.tolist())
+    assert len(wanted) == COUNT // 12
+    fed = 0
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        for run in source._runs:
+            fed += sum(
+                packet.pts in wanted or not source._index.syntax.droppable(bytes(packet))
+                for packet in packets[run.start : run.end]
+            )
+    assert fed <= share * COUNT
+    source = VideoFile(path, OpenOptions(video_fps=25, clip=(3.0, 3.1), min_frames=1))
+    assert sum(run.end - run.start for run in source._runs) <= COUNT // 2
