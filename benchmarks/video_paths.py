@@ -44,7 +44,7 @@ def published(path: str, samples: int) -> Iterator[torch.Tensor]:
     """The published code's way: decord, then Pillow, then the processor segment by segment."""
     from decord import VideoReader, cpu
 
-    reader = VideoReader(path, ctx=cpu(0), num_threads=1)
+    reader = VideoReader(path, ctx=cpu(0))
     yield from _published_arithmetic(reader.get_batch(indices(len(reader), samples)).asnumpy())
 
 

@@ -58,7 +58,8 @@ class OpenOptions:
         like a video of this rate, by default video_fps.
     on_error: "raise" fails where a video file is damaged. "skip" repeats the sample before it for
         each one that can't be decoded (the sample after it, at the start) and warns with
-        `DamageWarning`; it needs a file whose frames have times.
+        `DamageWarning`; it needs a file whose frames have times. What a decoder patches up
+        without a word counts as decoded, either way.
     allow_remote: fetch http:// and https:// addresses. allow_private: also from addresses that are
         not of the public internet. remote_max_bytes, remote_seconds: limits of the file's size and
         of the time that fetching it takes.

@@ -29,7 +29,7 @@ from tempo_fast.video.resize import (
     resize_frame,
     resize_image,
 )
-from tempo_fast.video.segments import SegmentReader, windows
+from tempo_fast.video.segments import SegmentReader, depth_for, windows
 from tempo_fast.video.source import open_source
 
 AnyVideo = str | PathLike | np.ndarray | torch.Tensor | Image.Image
@@ -141,18 +141,25 @@ class TempoFastPipeline:
                 resize = partial(resize_image, **self._image_limits)
             elif uses_kernels(self.device):
                 resize, resizing = _as_it_is, plan_resize(source.height, source.width)
+            seen = size(source.height, source.width)
             plan = plan_segments(
                 compressor.prompt,
                 windows(source.count, options.frame_windows, options.stride),
-                frame_size=size(source.height, source.width),
+                frame_size=seen,
                 vision=self.config.vision,
                 window_size=options.frame_windows,
                 real_fps=source.real_fps,
                 is_image=source.is_image,
                 resizing=tuple((s.height, s.width, s.by_pillow) for s in resizing),
             )
+            # Frames that the device resizes wait at their full size.
+            waiting = (source.height, source.width) if resizing else seen
             with SegmentReader(
-                source, options.frame_windows, options.stride, resize=resize
+                source,
+                options.frame_windows,
+                options.stride,
+                resize=resize,
+                depth=depth_for(options.frame_windows, *waiting),
             ) as reader:
                 encoded = compressor.encode(plan, reader, clock, progress)
             clock.add("decode", reader.decode_seconds)

@@ -1,4 +1,5 @@
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import torch
 
 from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.video.frames import FrameSource
-from tempo_fast.video.segments import SegmentReader, windows
+from tempo_fast.video.segments import SegmentReader, depth_for, windows
 
 
 class Numbered(FrameSource):
@@ -272,6 +273,41 @@ def test_close_wakes_a_waiting_consumer():
     closer.join(5)
     assert not consumer.is_alive() and not closer.is_alive()
     assert len(found) <= 1
+
+
+def test_an_interrupt_ends_a_program_at_once():
+    program = """
+import threading, time
+import numpy as np
+from tempo_fast.options import OpenOptions
+from tempo_fast.video import open_source
+from tempo_fast.video.segments import SegmentReader
+
+def slow(frame):
+    time.sleep(0.05)
+    return frame
+
+source = open_source(np.zeros((4000, 8, 8, 3), np.uint8), OpenOptions(fps=2.0))
+try:
+    for segment in SegmentReader(source, 8, 8, resize=slow):
+        print("ready", flush=True)
+except KeyboardInterrupt:
+    print([thread.name for thread in threading.enumerate()])
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=30)
+    assert running.returncode == 0
+    assert out.splitlines()[-1] == "['MainThread']" and out.count("ready") < 9
+
+
+def test_few_segments_wait_where_they_are_large():
+    assert depth_for(8, 256, 512) == 4
+    assert depth_for(8, 1080, 1920) == 4
+    assert depth_for(8, 2160, 3840) == 1
+    assert depth_for(1024, 4096, 4096) == 1
 
 
 def test_depth_or_workers_of_zero():

@@ -41,7 +41,10 @@ class FrameSource(ABC):
         """A generator of the frames, as for `__iter__`; releases what it opened when it ends."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield `count` arrays, uint8 [height, width, 3] RGB, in the order of the samples."""
+        """Yield `count` arrays, uint8 [height, width, 3] RGB, in the order of the samples.
+
+        They may be kept: none is written to again, though the same one may come several times.
+        """
         if self._closed:
             raise VideoError("the video was closed; open it again to read its frames")
         return self._timed()

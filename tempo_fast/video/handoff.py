@@ -79,6 +79,7 @@ class Handoff:
             self._changed.wait_for(lambda: self.over or len(self._segments) <= self._depth)
             if not self.over:
                 self._segments.append(segment)
+                self._changed.notify_all()  # where windows overlap it may be whole already
             return not self.over
 
     def filled(self, seconds: float) -> None:

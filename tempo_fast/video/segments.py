@@ -42,8 +42,17 @@ def windows(count: int, size: int, stride: int) -> list[Window]:
     ]
 
 
+MOST_WORKERS = 8  # each holds a frame, and they are faster than decoding long before
+MOST_SEGMENTS = 4
+MOST_WAITING = 256 * 1024**2
+
 Resize = Callable[[np.ndarray], np.ndarray]
 Places = list[tuple[Segment, int]]  # where a frame goes: a segment and a row of it
+
+
+def depth_for(frames: int, height: int, width: int) -> int:
+    """Segments of `frames` frames of this size that may wait without filling the memory."""
+    return max(1, min(MOST_SEGMENTS, MOST_WAITING // (frames * height * width * 3)))
 
 
 def _produce(
@@ -129,10 +138,10 @@ class SegmentReader:
     """The segments of a video, made in the background while earlier ones are worked on.
 
     source: sampled frames, read by one thread; the reader doesn't close it. size, stride: of the
-    windows, in frames. resize: applied to each frame by `workers` threads (by default one a core),
-    once also where windows overlap, and not at all to frames between windows; it must not depend
-    on the order. depth: segments that may wait or be filled; beyond them one more is begun, and
-    besides those there are at most workers + 2 frames in memory.
+    windows, in frames. resize: applied to each frame by `workers` threads (by default one a core,
+    at most 8), once also where windows overlap, and not at all to frames between windows; it must
+    not depend on the order. depth: segments that may wait or be filled; beyond them one more is
+    begun, and besides those there are at most workers + 2 frames in memory.
 
     Iterate once, over one uint8 tensor [frames, h, w, 3] a window, in order. An odd number of
     frames is made even by repeating the last one. An exception of the source or of `resize` is
@@ -147,7 +156,7 @@ class SegmentReader:
         stride: int,
         *,
         resize: Resize = resize_frame,
-        depth: int = 4,
+        depth: int = MOST_SEGMENTS,
         workers: int | None = None,
     ) -> None:
         for name, value in (("depth", depth), ("workers", workers)):
@@ -159,7 +168,13 @@ class SegmentReader:
         # The thread must not refer to the reader, or the reader would never be let go.
         self._thread = threading.Thread(
             target=_produce,
-            args=(source, cuts, resize, workers or usable_cores(), self._handoff),
+            args=(
+                source,
+                cuts,
+                resize,
+                workers or min(usable_cores(), MOST_WORKERS),
+                self._handoff,
+            ),
             name="tempo-fast-segments",
             daemon=True,
         )

@@ -74,11 +74,13 @@ class Mpeg4(Syntax):
         if layer is not None and layer != self._layer:
             self.steady = False
         at = data.find(b"\0\0\1\xb6")
-        return keyframe and self._known and at >= 0 and data[at + 4] < 0x40
+        begins = keyframe and self._known and 0 <= at < len(data) - 4
+        return begins and data[at + 4] < 0x40
 
     def droppable(self, data: bytes) -> bool:
         return (
             self._known
+            and len(data) > 4
             and data.startswith(b"\0\0\1\xb6")
             and data.find(b"\0\0\1", 4) < 0  # no second picture packed with it
             and 0x80 <= data[4] < 0xC0

@@ -27,6 +27,8 @@ def torch_in_one_thread() -> None:
     with _SETTING:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
-        restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+        restoring = threading.Thread(
+            target=torch.set_num_threads, args=(before,), name="tempo-fast-restoring"
+        )
         restoring.start()
         restoring.join()
