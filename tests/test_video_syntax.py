@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from tempo_fast.video.av1 import Av1
-from tempo_fast.video.bits import Bits
-from tempo_fast.video.codecs import syntax_of
-from tempo_fast.video.nal import H264, Hevc, _annex_b, _is_exact_recovery, _with_lengths
-from tempo_fast.video.syntax import Mpeg2, Syntax, Vp8, Vp9
+from tempo_fast.video.packets.av1 import Av1
+from tempo_fast.video.packets.bits import Bits
+from tempo_fast.video.packets.codecs import syntax_of
+from tempo_fast.video.packets.nal import H264, Hevc, _annex_b, _is_exact_recovery, _with_lengths
+from tempo_fast.video.packets.syntax import Mpeg2, Syntax, Vp8, Vp9
 
 
 def test_bits():

@@ -12,9 +12,9 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from tempo_fast.video.packets.syntax import Syntax
 from tempo_fast.video.plan import Packets, Run
 from tempo_fast.video.scan import open_video
-from tempo_fast.video.syntax import Syntax
 
 # Up to this many packets ahead, reading on is quicker than seeking.
 _NEAR = 64

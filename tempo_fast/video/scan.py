@@ -14,9 +14,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from tempo_fast.errors import VideoError
-from tempo_fast.video.codecs import syntax_of
+from tempo_fast.video.packets.codecs import syntax_of
+from tempo_fast.video.packets.syntax import Syntax
 from tempo_fast.video.plan import Packets, rising
-from tempo_fast.video.syntax import Syntax
 
 # A Matroska header states the length of the whole file; ends this much short of it are cut off.
 _SLACK_SECONDS = 1.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tempo_fast.video.bits import Bits
-from tempo_fast.video.syntax import Syntax
+from tempo_fast.video.packets.bits import Bits
+from tempo_fast.video.packets.syntax import Syntax
 
 # SPS of these profiles say how colours are sampled (H.264 7.3.2.1.1).
 _HIGH_PROFILES = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tempo_fast.video.bits import Bits
-from tempo_fast.video.syntax import Syntax
+from tempo_fast.video.packets.bits import Bits
+from tempo_fast.video.packets.syntax import Syntax
 
 _SEQUENCE, _DELIMITER, _FRAME_HEADER, _GROUP, _METADATA, _FRAME = 1, 2, 3, 4, 5, 6
 _REDUNDANT, _PADDING = 7, 15

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tempo_fast.video.bits import Bits
+from tempo_fast.video.packets.bits import Bits
 
 
 class Syntax:
