@@ -22,8 +22,3 @@ def rounded(x, dtype: tl.constexpr):
         nearest = (bits & -65536).to(tl.float32, bitcast=True)
         return tl.where(x == x, nearest, x)
     return x.to(dtype).to(tl.float32)
-
-
-def variants() -> list[launch.Variant]:
-    """None of its own: `rounded` is compiled into the kernels that call it."""
-    return []

@@ -6,6 +6,7 @@ Both are read from the headers of NAL units alone (H.264, 7.3.1 and 7.4.1; H.265
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from tempo_fast.video.packets.bits import Bits
@@ -46,7 +47,7 @@ def _payload(unit: bytes) -> bytes:
     return unit[:_HEADER_BYTES].replace(b"\0\0\3", b"\0\0")
 
 
-class _NalSyntax(Syntax):
+class _NalSyntax(Syntax, ABC):
     """What H.264 and HEVC share: units, and parameter sets that must stay the same.
 
     A decoder that skips to a keyframe misses parameter sets on the way. That is exact only where
@@ -66,20 +67,20 @@ class _NalSyntax(Syntax):
         for unit in self._known:
             self._learn(unit)
 
-    def _configured(self, extradata: bytes) -> Iterator[bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def _configured(self, extradata: bytes) -> Iterator[bytes]: ...
 
-    def _kind(self, unit: bytes) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _kind(self, unit: bytes) -> int: ...
 
-    def _is_set(self, unit: bytes) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _is_set(self, unit: bytes) -> bool: ...
 
-    def _is_picture(self, unit: bytes) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _is_picture(self, unit: bytes) -> bool: ...
 
-    def _learn(self, unit: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _learn(self, unit: bytes) -> None: ...
 
     def _units(self, data: bytes) -> Iterator[bytes]:
         return _with_lengths(data, self._length) if self._length else _annex_b(data)
@@ -106,8 +107,8 @@ class _NalSyntax(Syntax):
             return False
         return self._is_entry(before)
 
-    def _is_entry(self, units: list[bytes]) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _is_entry(self, units: list[bytes]) -> bool: ...
 
 
 class H264(_NalSyntax):
