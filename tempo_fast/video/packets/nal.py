@@ -71,9 +71,6 @@ class _NalSyntax(Syntax, ABC):
     def _configured(self, extradata: bytes) -> Iterator[bytes]: ...
 
     @abstractmethod
-    def _kind(self, unit: bytes) -> int: ...
-
-    @abstractmethod
     def _is_set(self, unit: bytes) -> bool: ...
 
     @abstractmethod
