@@ -65,7 +65,7 @@ class GoldenCase:
 def read_case(name: str) -> GoldenCase:
     with safe_open(GOLDEN / "cases" / f"{name}.safetensors", "pt") as file:
         notes = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not iterable
     return GoldenCase(name, json.loads(notes["case"]), notes["text"], tensors)
 
 

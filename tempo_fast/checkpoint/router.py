@@ -122,7 +122,7 @@ def _table_file(base: Path) -> tuple[str, Sequence[str]]:
 
 def _read_local(path: Path, names: Sequence[str], ids: tuple[int, int]) -> torch.Tensor:
     with opened(path) as shard:
-        name = next((name for name in names if name in shard.keys()), None)  # noqa: SIM118 - no dict
+        name = next((name for name in names if name in shard.keys()), None)  # noqa: SIM118 - not iterable
         if name is None:
             raise _no_table(path, names)
         table = shard.get_slice(name)
@@ -143,7 +143,7 @@ def _read_remote(
 
 def _read_kept(path: Path) -> torch.Tensor:
     with opened(path) as kept:
-        if ROWS not in kept.keys():  # noqa: SIM118 - no dict
+        if ROWS not in kept.keys():  # noqa: SIM118 - not iterable
             raise CheckpointError(f"{path} has no tensor {ROWS!r}: delete it and try again")
         return kept.get_tensor(ROWS).clone()
 

@@ -103,7 +103,7 @@ def opened(path: Path, device: str = "cpu") -> Iterator[safe_open]:
 def read_header(path: Path) -> dict[str, Entry]:
     """Every tensor's dtype and shape, without reading any data."""
     with opened(path) as shard:
-        slices = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118 - no dict
+        slices = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118 - not iterable
         return {
             name: Entry(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
         }

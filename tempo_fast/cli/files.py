@@ -46,7 +46,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too must leave no part of a file; raised on below
         part.unlink(missing_ok=True)
         raise
 

@@ -48,8 +48,8 @@ class ResultFile:
             while written < len(line):
                 written += self._file.write(line[written:])
             os.fsync(self._file.fileno())
-        except BaseException:
-            self._file.truncate(end)  # the disk is full, or Ctrl-C: leave no part of a line
+        except BaseException:  # the disk is full, or Ctrl-C: leave no part of a line
+            self._file.truncate(end)
             raise
         if "error" not in outcome:
             self.done.add(case.index)

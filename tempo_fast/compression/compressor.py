@@ -21,7 +21,7 @@ from tempo_fast.models.decoder import Deepstack
 from tempo_fast.models.tempo import TempoModel
 
 # Tokens that run at once. An accelerator wants enough to be busy; a CPU wants the activations to
-# stay near its caches (vision and compressor took a sixth less of its time at 2048 than at 8192).
+# stay near its caches.
 CHUNK_TOKENS, CPU_CHUNK_TOKENS = 8192, 2048
 # Room kept after each visual part for a query, on top of the memory tokens; a longer one grows it.
 QUERY_ROOM = 64

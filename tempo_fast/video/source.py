@@ -86,7 +86,7 @@ def _open_url(url: str, options: OpenOptions) -> FrameSource:
             source = _open_path(path, options)
         except VideoError as error:
             raise VideoError(f"what came from {url} can't be used: {error}") from error
-    except BaseException:
+    except BaseException:  # Ctrl-C too must leave no temporary file; raised on below
         folder.cleanup()
         raise
     source.on_close(folder.cleanup)
