@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help install demo test lint format aot bench sanitize clean
+.PHONY: help install demo test train-demo exam lint format aot bench sanitize clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -18,9 +18,8 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 
 install: $(VENV)/.installed  ## virtual environment with pinned requirements
 
-demo: install  ## make a small video and checkpoint, and ask about it
+demo: install  ## make a video of known content and ask the shipped small Tempo about it
 	$(BIN)/tempo-fast demo
-	$(BIN)/tempo-fast plot demo-output/answer-1.json demo-output/answer-1.png
 
 # The tests' models are tiny: on a busy machine several threads wait for each other longer than they work.
 test: install lint  ## lint and all tests that run anywhere
@@ -37,6 +36,12 @@ bench: install  ## benchmarks; without a GPU the references, on small sizes
 sanitize: install  ## the allocation kernels under compute-sanitizer (needs a GPU)
 	compute-sanitizer --error-exitcode 1 $(BIN)/python -m tempo_kernels.smoke
 
+train-demo: install  ## train the shipped small Tempo anew, in demo-training and demo-model
+	$(BIN)/python scripts/train_demo.py
+
+exam: install  ## held-out videos and questions in demo-exam, for tempo-fast ablate
+	$(BIN)/python scripts/make_exam.py demo-exam
+
 lint: install  ## ruff, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +51,4 @@ format: install  ## ruff, changing what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove what the other commands made
-	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output demo-training demo-model demo-exam build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

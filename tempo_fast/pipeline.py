@@ -135,12 +135,17 @@ class TempoFastPipeline:
                 strategy = question_strategy(self.config, asking, is_image=source.is_image)
                 segments = len(windows(source.count, options.frame_windows, options.stride))
                 check_question(self._prompt, query, asking, strategy, segments)
-            size, resize, resizing = frame_size, resize_frame, ()
+            limits = self.config.frames
+            size, resize, resizing = (
+                partial(frame_size, limits=limits),
+                partial(resize_frame, limits=limits),
+                (),
+            )
             if source.is_image:
                 size = partial(image_size, **self._image_limits)
                 resize = partial(resize_image, **self._image_limits)
             elif uses_kernels(self.device):
-                resize, resizing = _as_it_is, plan_resize(source.height, source.width)
+                resize, resizing = _as_it_is, plan_resize(source.height, source.width, limits)
             seen = size(source.height, source.width)
             plan = plan_segments(
                 compressor.prompt,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from transformers import Qwen3Config, Qwen3VLConfig
 
 from tempo_fast.errors import CheckpointError
+from tempo_fast.video.resize import PUBLISHED, FrameLimits
 
 # Pixels, frames and merged neighbours of a patch: the frames are cut so before they are seen.
 PATCHES = (16, 2, 2)
@@ -64,6 +65,7 @@ class TempoConfig:
     image_start_end: bool
     eos_tokens: tuple[int, ...]
     base_id: str | None
+    frames: FrameLimits = PUBLISHED
 
 
 def _rope_theta(config) -> float:
@@ -101,6 +103,22 @@ def _with_rope_parameters(config: dict) -> dict:
         rope["rope_theta"] = config["rope_theta"]
     kept = {name: value for name, value in config.items() if name not in old}
     return {**kept, "rope_parameters": {**rope, **(config.get("rope_parameters") or {})}}
+
+
+def _frame_limits(tempo: dict) -> FrameLimits:
+    """The published limits on a frame's size, but for those that the checkpoint has of its own."""
+    given = {
+        name: tempo[f"video_{name}"]
+        for name in (field.name for field in fields(FrameLimits))
+        if f"video_{name}" in tempo
+    }
+    wrong = {k: v for k, v in given.items() if type(v) is not int or v < 1}
+    if wrong:
+        raise CheckpointError(
+            "limits on a frame's size are whole numbers of at least 1; the checkpoint's config "
+            f"says {', '.join(f'video_{name}={value!r}' for name, value in wrong.items())}"
+        )
+    return FrameLimits(**given)
 
 
 def _eos_tokens(eos: int | list[int] | None) -> tuple[int, ...]:
@@ -155,6 +173,7 @@ def read_config(tempo: dict, base: dict) -> TempoConfig:
             image_start_end=bool(tempo.get("mm_use_im_start_end", False)),
             eos_tokens=_eos_tokens(language.eos_token_id),
             base_id=names[0],
+            frames=_frame_limits(tempo),
         )
     except CheckpointError:
         raise

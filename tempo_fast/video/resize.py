@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from tempo_fast.errors import VideoError
 
-LONGEST_SIDE = 512
 LONGEST_MULTIPLE = 16
 MAX_RATIO = 200
 
@@ -31,7 +30,27 @@ class Limits:
 
 
 COARSE = Limits(factor=64, least=4 * 64**2)
-PROCESSOR = Limits(factor=32, least=128 * 32**2, most=768 * 32**2)
+
+
+@dataclass(frozen=True)
+class FrameLimits:
+    """What a checkpoint wants of a video frame's size; the defaults are the published ones.
+
+    longest_side: pixels that the longer side is first brought down to. min_pixels, max_pixels:
+    limits of the final area; where both can't be met, max_pixels is the stronger.
+    """
+
+    longest_side: int = 512
+    min_pixels: int = 128 * 32**2
+    max_pixels: int = 768 * 32**2
+
+    @property
+    def processor(self) -> Limits:
+        """The limits of the last of the three steps."""
+        return Limits(factor=32, least=self.min_pixels, most=self.max_pixels)
+
+
+PUBLISHED = FrameLimits()
 
 
 @dataclass(frozen=True)
@@ -67,10 +86,10 @@ def fit(height: int, width: int, limits: Limits) -> tuple[int, int]:
     return rows, columns
 
 
-def _shorten(height: int, width: int) -> tuple[int, int]:
-    if max(height, width) <= LONGEST_SIDE:
+def _shorten(height: int, width: int, longest_side: int) -> tuple[int, int]:
+    if max(height, width) <= longest_side:
         return height, width
-    scale = LONGEST_SIDE / max(height, width)
+    scale = longest_side / max(height, width)
     rows, columns = (
         max(LONGEST_MULTIPLE, int(round(side * scale / LONGEST_MULTIPLE) * LONGEST_MULTIPLE))
         for side in (height, width)
@@ -79,7 +98,7 @@ def _shorten(height: int, width: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def plan_resize(height: int, width: int) -> tuple[Step, ...]:
+def plan_resize(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tuple[Step, ...]:
     """The resizings that a video frame of this size goes through; sides in pixels.
 
     The last one's (height, width) is what the model sees, or the frame's own where there is none.
@@ -88,9 +107,9 @@ def plan_resize(height: int, width: int) -> tuple[Step, ...]:
     check_ratio(height, width)
     steps, size = [], (height, width)
     for target, by_pillow in (
-        (_shorten, True),
+        (lambda rows, columns: _shorten(rows, columns, limits.longest_side), True),
         (lambda rows, columns: fit(rows, columns, COARSE), True),
-        (lambda rows, columns: fit(rows, columns, PROCESSOR), False),
+        (lambda rows, columns: fit(rows, columns, limits.processor), False),
     ):
         wanted = target(*size)
         if wanted != size:
@@ -113,15 +132,15 @@ def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) ->
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
-def frame_size(height: int, width: int) -> tuple[int, int]:
+def frame_size(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tuple[int, int]:
     """(height, width) that `resize_frame` gives a video frame of this size."""
-    steps = plan_resize(height, width)
+    steps = plan_resize(height, width, limits)
     return (steps[-1].height, steps[-1].width) if steps else (height, width)
 
 
-def resize_frame(frame: np.ndarray) -> np.ndarray:
+def resize_frame(frame: np.ndarray, limits: FrameLimits = PUBLISHED) -> np.ndarray:
     """Resize a video frame, uint8 [H, W, 3], to uint8 [h, w, 3] by the steps of `plan_resize`."""
-    for step in plan_resize(*frame.shape[:2]):
+    for step in plan_resize(*frame.shape[:2], limits):
         if step.by_pillow:
             frame = _by_pillow(frame, step.height, step.width)
         else:

@@ -1,0 +1,162 @@
+"""The training script: it runs, goes on where it stopped, and trains what the engine runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "train_demo.py"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def scripts_are_importable():
+    sys.path.insert(0, str(SCRIPT.parent))
+    yield
+    sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tempo_fast.demo.vocabulary import train_tokenizer
+
+    return train_tokenizer()
+
+
+def run_smoke(folder: Path, output: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, SCRIPT, "--smoke", "--work", folder / "work", "--output", folder / output],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])},
+    )
+
+
+def test_a_smoke_run_makes_a_checkpoint_that_answers(tmp_path):
+    from tempo_fast import TempoFastPipeline
+
+    first = run_smoke(tmp_path, "model")
+    assert first.returncode == 0, first.stderr
+    log = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
+    assert [record["stage"] for record in log] == ["look", "watch", "remember"]
+    assert all(np.isfinite(record["answer"]) for record in log)
+
+    pipe = TempoFastPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
+    assert pipe.dtype == torch.bfloat16
+    frames = np.random.default_rng(0).integers(0, 256, (16, 200, 200, 3), dtype=np.uint8)
+    answer = pipe(frames, "Is there a red square?", fps=2.0, max_new_tokens=3)
+    assert len(answer.relevance) == 2
+    assert 1 <= len(answer.token_ids) <= 3
+
+    # Nothing is left to learn, and a folder in use is not written over.
+    again = run_smoke(tmp_path, "model")
+    assert "not an empty folder" in again.stderr
+    again = run_smoke(tmp_path, "copy")
+    assert again.returncode == 0, again.stderr
+    name = "model.safetensors"
+    assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
+
+
+def test_stopped_and_started_again_it_learns_the_same(tmp_path, tokenizer):
+    from demo_training.loop import Training
+    from demo_training.recipe import SMOKE
+
+    whole = Training(tmp_path / "whole", tokenizer, seed=3)
+    whole.run(SMOKE[:2])
+    part = Training(tmp_path / "part", tokenizer, seed=3)
+    part.run(SMOKE[:1])
+    rest = Training(tmp_path / "part", tokenizer, seed=3)
+    assert rest.done == SMOKE[0].steps
+    rest.run(SMOKE[:2])
+    for one, other in zip(whole.losses.parameters(), rest.losses.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(SystemExit, match="begun with seed 3"):
+        Training(tmp_path / "part", tokenizer, seed=4)
+
+
+def test_what_is_trained_is_what_the_engine_runs(tokenizer):
+    """Relevance and memory tokens of the differentiable path, and of the compressor."""
+    from demo_training.batches import PAD, Batches
+    from demo_training.loop import Training  # noqa: F401 - the loop imports what it trains
+    from demo_training.network import Losses, initialise
+    from demo_training.recipe import SMOKE, tempo_config
+    from tempo_fast.checkpoint.config import read_config
+    from tempo_fast.compression.compressor import Compressor
+    from tempo_fast.compression.plan import Segment, SegmentPlan
+    from tempo_fast.compression.prompt import SegmentPrompt
+    from tempo_fast.engine.clock import Clock
+    from tempo_fast.models.tempo import TempoModel
+    from tempo_fast.tokenizer import PromptTokenizer
+
+    device = torch.device("cpu")
+    model = TempoModel(read_config(*tempo_config(tokenizer)), device=device, dtype=torch.float32)
+    initialise(model, torch.Generator().manual_seed(0))
+    model.set_router(torch.randn(2, 128, generator=torch.Generator().manual_seed(1)))
+    prompt = SegmentPrompt(PromptTokenizer(tokenizer), "video")
+    losses = Losses(model, prompt)
+    batch = next(iter(Batches(tokenizer, SMOKE[0], seed=5)))
+    with torch.no_grad():
+        tokens, features = losses._see(batch["frames"])
+        scores, memory = losses.compress(
+            batch, tokens.flatten(0, 1), [feature.flatten(0, 1) for feature in features]
+        )
+
+        compressor = Compressor(model, prompt)
+        for film in batch["film"].unique():
+            rows = (batch["film"] == film).nonzero()[:, 0].tolist()
+            segments = []
+            for row in rows:
+                ids = batch["ids"][row]
+                ids = ids[ids != PAD]
+                positions = batch["positions"][row, :, : len(ids)]
+                visual = ids == prompt.pad_token
+                segments.append(Segment(ids, visual, positions, int(batch["after"][row])))
+            plan = SegmentPlan(segments, (8, 8), [(0.0, 4.0)] * len(rows), [2.0] * len(rows))
+            video = compressor.encode(plan, list(batch["frames"][rows]), Clock(device))
+            for number, query in enumerate(batch["queries"][film]):
+                relevance = compressor.score(video, query[query != PAD].tolist())
+                torch.testing.assert_close(
+                    scores[rows, number].sigmoid(), relevance, atol=2e-4, rtol=0
+                )
+                counts = batch["kept"][rows, number].tolist()
+                written = compressor.write(video, query[query != PAD].tolist(), counts)
+                mine = [memory[row, number, :k] for row, k in zip(rows, counts, strict=True)]
+                torch.testing.assert_close(torch.cat(mine), written, atol=2e-3, rtol=0)
+
+
+def test_batches_repeat_and_say_what_is_so(tokenizer):
+    from demo_training.batches import IGNORE, MEMORY_PLACE, Batches
+    from demo_training.recipe import SMOKE
+
+    one = next(iter(Batches(tokenizer, SMOKE[1], seed=7, start=4)))
+    stream = iter(Batches(tokenizer, SMOKE[1], seed=7))
+    for _ in range(5):
+        other = next(stream)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+    assert torch.equal(one["told"][..., 0] >= 0, one["relevant"] > 0)
+    kept = one["kept"].unflatten(0, (-1, 2)).transpose(1, 2).sum(-1).flatten()
+    assert torch.equal((one["prompts"] == MEMORY_PLACE).sum(1), kept)
+    # The last token that is asked for ends the answer.
+    for targets in one["targets"]:
+        assert targets[targets != IGNORE][-1] == tokenizer.eos_token_id
+
+
+def test_training_never_sees_what_is_held_out():
+    from demo_training.excerpts import make_excerpt
+    from tempo_fast.demo.film import is_held_out
+
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        for event in make_excerpt(random, 2).film.events:
+            assert not is_held_out(event.colour, event.shape, event.motion)
