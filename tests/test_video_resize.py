@@ -10,11 +10,19 @@ from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional
 
+from tempo_fast.checkpoint.config import read_config
+from tempo_fast.demo.checkpoint import demo_configs, make_tokenizer
 from tempo_fast.engine.ops import preprocess
-from tempo_fast.errors import VideoError
+from tempo_fast.errors import CheckpointError, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video import open_source
-from tempo_fast.video.resize import frame_size, plan_resize, resize_frame, resize_image
+from tempo_fast.video.resize import (
+    FrameLimits,
+    frame_size,
+    plan_resize,
+    resize_frame,
+    resize_image,
+)
 from tempo_fast.video.segments import SegmentReader
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -154,3 +162,24 @@ def test_image_limits_scale_down_and_up():
     assert small.shape == (64, 128, 3)  # beta = sqrt(2): 70.7 and 141.4 down
     assert large.shape == (160, 320, 3)  # beta = sqrt(2.5): 158.1 and 316.2 up
     assert same.shape == (96, 192, 3)
+
+
+def test_limits_of_a_checkpoints_own():
+    small = FrameLimits(longest_side=128, min_pixels=128 * 128)
+    assert frame_size(720, 720, small) == (128, 128)
+    assert frame_size(128, 128, small) == (128, 128)
+    assert frame_size(64, 64, small) == (128, 128)
+    frame = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    assert resize_frame(frame, small).shape[:2] == frame_size(300, 500, small)
+    assert frame_size(300, 500, small) != frame_size(300, 500)
+
+
+def test_limits_in_a_configuration():
+    tokenizer = make_tokenizer()
+    tempo, base = demo_configs(tokenizer, {})
+    assert read_config(tempo, base).frames == FrameLimits()
+    own = {"video_longest_side": 128, "video_min_pixels": 16384}
+    assert read_config(tempo | own, base).frames == FrameLimits(128, 16384)
+    for wrong in (0, "128", 12.5, True):
+        with pytest.raises(CheckpointError, match="video_longest_side="):
+            read_config(tempo | {"video_longest_side": wrong}, base)

@@ -1,7 +1,7 @@
 """A small checkpoint of Tempo's layout with random weights.
 
 It runs everything that a trained one runs, in seconds on a laptop, but it has learnt nothing: its
-answers are noise. It serves the demo and the tests.
+answers are noise. It serves the tests.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def _configs(tokenizer: PreTrainedTokenizerFast, changes: dict) -> tuple[dict, dict]:
+def demo_configs(tokenizer: PreTrainedTokenizerFast, changes: dict) -> tuple[dict, dict]:
     """Tempo's and the base's config.json. changes: entries of Tempo's to set differently."""
     decoder = {
         "num_hidden_layers": 4,
@@ -131,7 +131,7 @@ def make_checkpoint(folder: Path, *, seed: int = 0, **changes: object) -> Path:
     changes: entries of Tempo's config.json to set differently, such as mm_projector_type="linear".
     """
     tokenizer = make_tokenizer()
-    tempo, base = _configs(tokenizer, changes)
+    tempo, base = demo_configs(tokenizer, changes)
     beside = folder.parent / BASE_NAME
     _write_folder(folder, tempo, tokenizer)
     _write_folder(beside, base, tokenizer)
