@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tempo_fast.pipeline import TempoFastPipeline
@@ -55,3 +55,8 @@ def load_pipeline(args: argparse.Namespace) -> TempoFastPipeline:
         revision=args.revision,
         local_files_only=args.local_files_only,
     )
+
+
+def model_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Which checkpoint the flags name, for the record of what answered."""
+    return {name: getattr(args, name) for name in ("model", "base", "revision", "dtype")}
