@@ -163,9 +163,10 @@ def ask_cell(
     """Get the reply of a cell: its text, and what it took.
 
     memory_tokens: of a segment (M). options: further ones of `Video.ask`. full_context tells of a
-    prompt that filled the context, so that memory tokens of the video's end may have been cut.
-    Where the budget is less than the strategy can keep, the outcome is {"too_small": …} and nothing
-    is asked. Raises TempoError for a reply that kept more than its budget.
+    prompt that filled the context, so that memory tokens of the video's end may have been cut;
+    equal_shares of segments that kept equally many tokens, give or take one. Where the budget is
+    less than the strategy can keep, the outcome is {"too_small": …} and nothing is asked. Raises
+    TempoError for a reply that kept more than its budget.
     """
     from tempo_fast.language_model.prompt import SPARE  # brings torch, which --help can do without
 
@@ -197,6 +198,7 @@ def ask_cell(
         "kept": kept,
         "frames": video.frames,
         "prompt_tokens": answer.prompt_tokens,
+        "equal_shares": max(answer.allocations) - min(answer.allocations) <= 1,
         "full_context": answer.prompt_tokens >= context - SPARE,
         "seconds": round(seconds, 4),
         "relevance": answer.relevance,

@@ -39,8 +39,9 @@ class Row:
     same budget, over the questions that both answered; None for `head` itself and for `none`.
     tokens_per_frame: kept memory tokens for each sampled frame; seconds: of a question on an open
     video; both means over replies. types: accuracy by the questions' type. too_small, failed,
-    full_context: replies that a budget didn't allow, that ended in an error, and whose prompt
-    filled the model's context.
+    full_context, equal_shares: how many replies a budget didn't allow, ended in an error, filled
+    the model's context with their prompt, and read equally much of every segment (give or take a
+    token), so that it made no difference which are relevant.
     """
 
     strategy: str
@@ -52,21 +53,23 @@ class Row:
     too_small: int
     failed: int
     full_context: int
+    equal_shares: int
     types: dict[str, Accuracy] = field(default_factory=dict)
 
 
 def summarise(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[Row]:
-    """The rows of a plan, in its order. outcomes: of each cell in turn, as `ask_cell` returns them,
-    or {"error": …}.
+    """The rows of a plan, budget by budget. outcomes: of each cell in turn, as `ask_cell` returns
+    them, or {"error": …}.
     """
     groups: dict[tuple[str, str | None], list[tuple[Cell, Outcome]]] = {}
     for cell, outcome in zip(cells, outcomes, strict=True):
         label = None if cell.budget is None else cell.budget.label
         groups.setdefault((cell.strategy, label), []).append((cell, outcome))
     scores = {key: _scores(group) for key, group in groups.items()}
+    budgets = list(dict.fromkeys(label for _, label in groups))
     return [
-        _row(*key, group, scores[key], scores.get((REFERENCE, key[1])))
-        for key, group in groups.items()
+        _row(*key, groups[key], scores[key], scores.get((REFERENCE, key[1])))
+        for key in sorted(groups, key=lambda key: (key[1] is None, budgets.index(key[1])))
     ]
 
 
@@ -141,6 +144,7 @@ def _row(
         too_small=sum("too_small" in outcome for _, outcome in group),
         failed=sum("error" in outcome for _, outcome in group),
         full_context=sum(reply["full_context"] for reply in replies),
+        equal_shares=sum(reply["equal_shares"] for reply in replies),
         types={name: _accuracy(each.values()) for name, each in sorted(types.items())},
     )
 
