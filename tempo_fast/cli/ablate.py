@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     open_options, ask_options = split_given(options)
     output = args.output or args.questions.with_suffix(".ablation.json")
     lines = output.with_suffix(".jsonl")
-    if output in (args.questions, lines) or lines.resolve() == args.questions.resolve():
+    if output == lines or args.questions.resolve() in (output.resolve(), lines.resolve()):
         raise OptionError(
             f"--output {output} would write over the questions or its own replies, which go to "
             f"{lines}; give it the ending .json and another name"
@@ -120,11 +120,12 @@ def run(args: argparse.Namespace) -> int:
         "options": options,
     }
     with ResultFile(lines, cells, settings) as results:
-        for file in {cell.file for cell in cells if cell.index not in results.done}:
+        waiting = (cell.file for cell in cells if cell.index not in results.done)
+        for file in dict.fromkeys(waiting):
             check_video(file)
         known = {line["question"] for line in results.read() if "relevance" in line}
         failed = answer_waiting(
-            results, cells, lambda: _start(args, ask_options, known), open_options, "reply"
+            results, cells, lambda: _start(args, ask_options, known), open_options, "answer"
         )
         records = sorted(results.read(), key=lambda line: line["index"])
     _report(args, output, question_set, cells, settings, records)

@@ -102,8 +102,8 @@ def plan_cells(
     """Every reply to be had, question by question.
 
     `none` is asked once and the others at every budget; what is random with every seed. Raises
-    OptionError for a strategy that is unknown, for anything that is given twice, and for no
-    strategy, or no budget or seed where a strategy needs one.
+    OptionError for a strategy that is unknown, a seed out of range, anything given twice, and where
+    there is no strategy, budget or seed.
     """
     if unknown := [name for name in strategies if name not in NAMES]:
         raise OptionError(f"unknown strategy {', '.join(unknown)}; they are: {', '.join(NAMES)}")
@@ -113,6 +113,8 @@ def plan_cells(
             raise OptionError(f"no {what} are given")
         if len(set(values)) < len(values):
             raise OptionError(f"{what} has one twice: {', '.join(map(str, values))}")
+    for seed in seeds:
+        AskOptions(seed=seed)  # has the check of its range
     cells: list[Cell] = []
     for question in questions:
         asked = question.asked(letters)

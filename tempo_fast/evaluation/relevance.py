@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tempo_fast.evaluation.statistics import auroc
 
 LEAST_OVERLAP = 0.5  # seconds
+ROUNDING = 1e-6  # seconds; no time is known better
 
 Span = tuple[float, float]
 
@@ -40,7 +41,7 @@ def relevant_segments(segments: Iterable[Span], spans: Sequence[Span]) -> list[b
 def _overlap(segment: Span, span: Span) -> bool:
     shared = min(segment[1], span[1]) - max(segment[0], span[0])
     shorter = min(segment[1] - segment[0], span[1] - span[0])
-    return shared > 0 and shared >= min(LEAST_OVERLAP, shorter / 2)
+    return shared > 0 and shared >= min(LEAST_OVERLAP, shorter / 2) - ROUNDING
 
 
 def separation(questions: Iterable[tuple[Sequence[float], Sequence[bool]]]) -> Separation:
