@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -117,6 +118,14 @@ def test_no_strategy_keeps_more_than_the_budget(name, segments, memory, room, se
         assert sorted(kept.tolist()) == [0] * (segments - whole) + [memory] * whole
     if name == "prune-topk":
         assert set(kept.nonzero()[:, 0].tolist()) == set(relevance.topk(whole).indices.tolist())
+
+
+def test_pruning_keeps_as_many_segments_as_fit_whatever_rounding_does():
+    for segments in range(1, 150):
+        for whole in range(1, segments + 1):
+            ratio = asking_options("prune-topk", 16 * whole + 15, None, segments, 16)["prune_ratio"]
+            # As the strategy counts; with pruned / segments it would come out one too low for some.
+            assert segments - math.floor(segments * ratio) == whole
 
 
 @pytest.fixture(scope="module")
