@@ -21,5 +21,9 @@ class OptionError(TempoError, ValueError):
     """An option that is unknown, out of range, or can't be met together with another."""
 
 
+class QuestionSetError(TempoError):
+    """A file of questions with known answers that can't be read as one."""
+
+
 class ModelError(TempoError):
     """The model computed something that is no number (its weights or kernels are broken)."""

@@ -175,6 +175,7 @@ class TempoFastPipeline:
             self.checkpoint.tokenizer,
             self.checkpoint.stop_tokens,
             encoded,
+            source.count,
             dict(clock.seconds),
         )
 

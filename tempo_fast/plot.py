@@ -6,7 +6,7 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,24 @@ def draw_answer(record: Mapping[str, Any], image_format: str = "png") -> bytes:
     title, the budget, and the place of a clip in its video). Raises TempoError for a record without
     segments or of a failed case, for an unknown format, and where matplotlib isn't installed.
     """
+    segments = _read_segments(record)
+
+    def draw(figure: Figure) -> None:
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        title = _draw_title(figure, record)
+        _draw_relevance(top, segments)
+        _draw_tokens(bottom, segments, record)
+        _draw_time(bottom, segments)
+        _align(figure, title)
+
+    return render(draw, image_format)
+
+
+def render(draw: Callable[[Figure], None], image_format: str = "png") -> bytes:
+    """What `draw` puts on an empty figure of our style, as the bytes of a file.
+
+    Raises TempoError for an unknown format, and where matplotlib isn't installed.
+    """
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -52,17 +70,11 @@ def draw_answer(record: Mapping[str, Any], image_format: str = "png") -> bytes:
         raise TempoError(
             "drawing needs matplotlib, which isn't installed: pip install matplotlib"
         ) from error
-    segments = _read_segments(record)
     with mpl.rc_context({"font.size": 9, "text.color": INK, "svg.fonttype": "none"}):
         figure = Figure(figsize=(10, 5.2), layout="constrained")
         if image_format not in figure.canvas.get_supported_filetypes():
             raise TempoError(f"can't draw a .{image_format}; use .png, .pdf or .svg")
-        top, bottom = figure.subplots(2, 1, sharex=True)
-        title = _draw_title(figure, record)
-        _draw_relevance(top, segments)
-        _draw_tokens(bottom, segments, record)
-        _draw_time(bottom, segments)
-        _align(figure, title)
+        draw(figure)
         image = io.BytesIO()
         with warnings.catch_warnings():
             # It draws a box for a letter that its font lacks, which is all that can be done.
@@ -183,6 +195,11 @@ def _draw_bars(axes: Axes, segments: _Segments, heights: list[float], colour: st
         linewidth=line,
         alpha=0.6 if overlap else 1,
     )
+    style_axes(axes)
+
+
+def style_axes(axes: Axes) -> None:
+    """Quiet axes: a ruled background, no frame, grey numbers."""
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -22,9 +22,9 @@ from tempo_fast.tokenizer import PromptTokenizer
 class Video:
     """A video's segments as keys and values, ready for questions.
 
-    Made by `TempoFastPipeline.open`. segments: [(start_s, end_s)]. timings: seconds that opening it
-    took by stage. A context manager: `close` frees its memory. Questions may come from several
-    threads; their compressions take turns.
+    Made by `TempoFastPipeline.open`. frames: how many were sampled. segments: [(start_s, end_s)].
+    timings: seconds that opening it took by stage. A context manager: `close` frees its memory.
+    Questions may come from several threads; their compressions take turns.
     """
 
     def __init__(
@@ -34,9 +34,11 @@ class Video:
         tokenizer: PromptTokenizer,
         stop_tokens: frozenset[int],
         encoded: EncodedVideo,
+        frames: int,
         timings: dict[str, float],
     ) -> None:
         self.segments = encoded.plan.times
+        self.frames = frames
         self.timings = timings
         self._compressor = compressor
         self._prompt = prompt

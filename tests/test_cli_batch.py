@@ -185,10 +185,10 @@ def test_a_line_cut_anywhere_is_made_again(pipe, cases):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ('{"index": 0, "video_path": "a.mp4", "query": "else"}\n', "answers no case"),
-        ('{"index": 9, "video_path": "a.mp4", "query": "one"}\n', "answers no case"),
-        ('{"video_path": "a.mp4"}\n', "no line of a batch"),
-        ("[1]\n", "no line of a batch"),
+        ('{"index": 0, "video_path": "a.mp4", "query": "else"}\n', "answers nothing of this list"),
+        ('{"index": 9, "video_path": "a.mp4", "query": "one"}\n', "answers nothing of this list"),
+        ('{"video_path": "a.mp4"}\n', "no line of answers"),
+        ("[1]\n", "no line of answers"),
         ("notes\n", "no JSON"),
         ("a letter to my mother", "its end is no line"),
     ],

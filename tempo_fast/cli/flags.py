@@ -95,6 +95,15 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
+def split_given(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`given_options` as keyword arguments of `open` and of `ask`."""
+    names = {field.name for field in fields(OpenOptions)}
+    return (
+        {name: value for name, value in options.items() if name in names},
+        {name: value for name, value in options.items() if name not in names},
+    )
+
+
 def _without_none(kind: Any) -> Any:
     if get_origin(kind) not in (Union, types.UnionType):
         return kind

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tempo_fast import __version__
 from tempo_fast.cli.files import dumps
+from tempo_fast.cli.machine import versions
 from tempo_fast.cli.model import add_source_flags
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "av", "numpy")
 PARTS = ("vision", "compressor", "projector", "language_model")
 
 
@@ -31,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    facts = {"versions": _versions(), "machine": _machine()}
+    facts = {"versions": versions(), "machine": _machine()}
     if args.model is not None:
         facts["model"] = _model(args)
     if args.json:
@@ -43,21 +40,6 @@ def run(args: argparse.Namespace) -> int:
         for name, value in lines.items():
             print(f"  {name:<{width}}  {_readable(value)}")
     return 0
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "tempo-fast": __version__,
-        "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
-    }
 
 
 def _machine() -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import hashlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tempo_fast.pipeline import TempoFastPipeline
@@ -55,3 +56,25 @@ def load_pipeline(args: argparse.Namespace) -> TempoFastPipeline:
         revision=args.revision,
         local_files_only=args.local_files_only,
     )
+
+
+def model_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Which checkpoint the flags name, for the record of what answered."""
+    return {name: getattr(args, name) for name in ("model", "base", "revision", "dtype")}
+
+
+def checkpoint_sha256(args: argparse.Namespace) -> str:
+    """SHA-256 over config.json and the weights of the checkpoint that the flags name.
+
+    A checkpoint trained anew into the same folder has another one.
+    """
+    from tempo_fast.checkpoint.files import resolve
+
+    files = resolve(
+        args.model, args.base, revision=args.revision, local_files_only=args.local_files_only
+    )
+    digest = hashlib.sha256()
+    for path in (files.tempo / "config.json", *files.weights):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The output file of `tempo-fast batch`: JSON lines that survive being interrupted."""
+"""Files of answers that a command can resume: JSON lines that survive being interrupted."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tempo_fast.cli.cases import Case
 from tempo_fast.cli.files import check_destination, dumps, write_atomically
 from tempo_fast.errors import TempoError
 
 START_OF_LINE = b'{"index": '
 
 
+class Entry(Protocol):
+    """One of the list that is answered, such as a case of a batch."""
+
+    @property
+    def index(self) -> int:
+        """Its place in the list, from 0."""
+
+    def record(self) -> dict[str, Any]:
+        """How its line begins: "index", and what tells it from any other entry."""
+
+
 class ResultFile:
     """The answers so far, one JSON line each, to which `append` adds.
 
-    done: the indices of the cases that have their answer. Opening an existing file keeps its
-    answers, drops a last line that was cut off by a crash, and drops the lines of failed cases
+    done: the indices of the entries that have their answer. Opening an existing file keeps its
+    answers, drops a last line that was cut off by a crash, and drops the lines of failed ones
     (they hold an "error"), so that those are tried again.
 
     settings: what every line says of how it was made. Raises TempoError if the file holds anything
-    else, such as answers to other cases or with other settings; it is then left as it was.
+    else, such as answers to other entries or with other settings; it is then left as it was.
     """
 
-    def __init__(self, path: Path, cases: Sequence[Case], settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, entries: Sequence[Entry], settings: dict[str, Any]) -> None:
         check_destination(path)
         if path.exists() and not path.is_file():
             raise TempoError(f"can't resume in {path}: it is no regular file")
@@ -34,14 +44,14 @@ class ResultFile:
         self.done: set[int] = set()
         self._settings = json.loads(dumps(settings))
         before = path.read_bytes() if path.exists() else b""
-        after = self._kept(before, cases)
+        after = self._kept(before, entries)
         if after != before:
             write_atomically(path, after)
         self._file = path.open("ab", buffering=0)
 
-    def append(self, case: Case, outcome: dict[str, Any]) -> None:
-        """Write the line of a case and wait until it is on the disk."""
-        line = f"{dumps({**case.record(), **self._settings, **outcome})}\n".encode()
+    def append(self, entry: Entry, outcome: dict[str, Any]) -> None:
+        """Write the line of an entry and wait until it is on the disk."""
+        line = f"{dumps({**entry.record(), **self._settings, **outcome})}\n".encode()
         end = self._file.tell()
         try:
             written = 0
@@ -52,7 +62,11 @@ class ResultFile:
             self._file.truncate(end)
             raise
         if "error" not in outcome:
-            self.done.add(case.index)
+            self.done.add(entry.index)
+
+    def read(self) -> list[dict[str, Any]]:
+        """The lines so far, those of failed entries included."""
+        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
 
     def __enter__(self) -> ResultFile:
         return self
@@ -60,18 +74,18 @@ class ResultFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _kept(self, data: bytes, cases: Sequence[Case]) -> bytes:
+    def _kept(self, data: bytes, entries: Sequence[Entry]) -> bytes:
         *lines, rest = data.split(b"\n")
         if not (rest.startswith(START_OF_LINE) or START_OF_LINE.startswith(rest)):
-            raise self._foreign("its end is no line of a batch")
+            raise self._foreign("its end is no line of answers")
         kept = []
         for number, line in enumerate(lines, start=1):
             record = self._parse(number, line)
             index = record["index"]
-            if not 0 <= index < len(cases) or any(
-                record.get(key) != value for key, value in cases[index].record().items()
+            if not 0 <= index < len(entries) or any(
+                record.get(key) != value for key, value in entries[index].record().items()
             ):
-                raise self._foreign(f"line {number} answers no case of this list")
+                raise self._foreign(f"line {number} answers nothing of this list")
             if "error" in record:
                 continue
             for key, value in self._settings.items():
@@ -80,7 +94,7 @@ class ResultFile:
                         f"line {number} was made with {key} {record.get(key)!r}, not {value!r}"
                     )
             if index in self.done:
-                raise self._foreign(f"line {number} answers case {index} a second time")
+                raise self._foreign(f"line {number} answers number {index} a second time")
             self.done.add(index)
             kept.append(line + b"\n")
         return b"".join(kept)
@@ -91,7 +105,7 @@ class ResultFile:
         except ValueError as error:
             raise self._foreign(f"line {number} is no JSON") from error
         if not isinstance(record, dict) or type(record.get("index")) is not int:
-            raise self._foreign(f"line {number} is no line of a batch")
+            raise self._foreign(f"line {number} is no line of answers")
         return record
 
     def _foreign(self, why: str) -> TempoError:
