@@ -11,7 +11,7 @@ from tempo_fast.demo.exam import make_exam
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="where the videos and questions.jsonl go")
-    parser.add_argument("--films", type=int, default=60, help="how many videos (default: 60)")
+    parser.add_argument("--films", type=int, default=40, help="how many videos (default: 40)")
     parser.add_argument(
         "--seconds",
         type=float,

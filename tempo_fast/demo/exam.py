@@ -25,7 +25,7 @@ def make_exam(
     questions: int = 2,
     seed: int = 0,
     side: int = 256,
-    fps: int = 8,
+    fps: int = 4,
 ) -> Path:
     """Write films and questions about them; return the path of `questions.jsonl`.
 
