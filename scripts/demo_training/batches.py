@@ -50,7 +50,7 @@ class Batches(IterableDataset):
       film       int64 [N], which film a segment is of
       queries    int64 [films, Q, L], PAD past the end
       relevant   float32 [N, Q]; kept int64 [N, Q], memory tokens of each segment
-      told       int64 [N, Q, 3] (see Excerpt.told), cells int64 [N · WINDOW / 2, CELLS², 2]
+      told       int64 [N, Q, 3] (see Excerpt.told), cells int64 [N · WINDOW / 2, CELLS², 3]
       prompts    int64 [films · Q, P], MEMORY_PLACE at memory tokens and PAD past the end
       targets    int64 [films · Q, P], IGNORE but where the next token is of the answer
       kinds      int64 [films · Q], indices of KINDS

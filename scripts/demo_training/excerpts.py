@@ -56,19 +56,25 @@ class Excerpt:
         return time_tag(middle).strip("<>")
 
     def cells(self) -> np.ndarray:
-        """int64 [S · WINDOW / 2, CELLS², 2]: colour and shape centred in each cell, 0 for none.
+        """int64 [S · WINDOW / 2, CELLS², 3]: what is centred in each cell, 0 for nothing.
+
+        Its colour, its shape, and how many copies of it there are.
 
         One row for a pair of frames, as its first frame is.
         """
-        labels = np.zeros((len(self.times) // 2, CELLS, CELLS, 2), np.int64)
+        labels = np.zeros((len(self.times) // 2, CELLS, CELLS, 3), np.int64)
         for pair, time in enumerate(self.times[::2]):
             for event in self.film.events:
                 if event.shows(time):
-                    what = 1 + [*COLOURS].index(event.colour), 1 + SHAPES.index(event.shape)
+                    what = (
+                        1 + [*COLOURS].index(event.colour),
+                        1 + SHAPES.index(event.shape),
+                        event.count,
+                    )
                     for x, y in event.centres(time):
                         row, column = (min(CELLS - 1, max(0, int(at * CELLS))) for at in (y, x))
                         labels[pair, row, column] = what
-        return labels.reshape(len(labels), -1, 2)
+        return labels.reshape(len(labels), -1, 3)
 
     def told(self, question: Question) -> np.ndarray:
         """int64 [S, 3]: colour, shape and number of what each segment shows of the question.

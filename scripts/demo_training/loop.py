@@ -108,6 +108,8 @@ class Training:
             if stage.learns == "all":
                 loss = loss + 0.5 * found["relevance"]
                 loss = loss + stage.hints * (found["cells"] + found["told"])
+            if stage.counting:
+                loss = loss + stage.counting * found["numbers"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.losses.parameters(), 1.0)

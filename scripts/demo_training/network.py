@@ -127,10 +127,11 @@ def _classify(scores: Tensor, labels: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 
 class Losses(nn.Module):
-    """A Tempo and, for its training alone, two heads that say what it has seen.
+    """A Tempo and, for its training alone, three heads that say what it has seen.
 
-    cells: colour and shape from a visual token. told: colour, shape and number of what a question
-    is about, from the first memory tokens of a relevant segment.
+    cells: colour and shape from a visual token. numbers: how many copies there are of what it
+    shows. told: colour, shape and number of what a question is about, from the first memory tokens
+    of a relevant segment.
     """
 
     def __init__(self, model: TempoModel, prompt: SegmentPrompt) -> None:
@@ -140,10 +141,11 @@ class Losses(nn.Module):
         width = model.config.compressor.width
         self.cells = nn.Linear(width, sum(CELL_CLASSES))
         self.told = nn.Linear(width, sum(TOLD_CLASSES))
+        self.numbers = nn.Linear(width, MOST_COPIES)
         self.register_buffer("system", torch.tensor(prompt.system), persistent=False)
 
     def forward(self, batch: Batch, learns: str = "all") -> dict[str, Tensor]:
-        """`answer`, `relevance`, `cells` and `told`, each a mean loss.
+        """`answer`, `relevance`, `cells`, `told` and `numbers`, each a mean loss.
 
         Also `right` [films · Q], whether every token of the answer is the likeliest, and `scores`
         [N, Q], the logits of the relevance. learns: as of a Stage; "vision" makes `cells` alone,
@@ -156,7 +158,7 @@ class Losses(nn.Module):
 
     def _cells(self, tokens: Tensor, batch: Batch) -> Tensor:
         """How well visual tokens [pairs, CELLS², D] tell what they show; most show nothing."""
-        scores, labels = self.cells(tokens.float()), batch["cells"]
+        scores, labels = self.cells(tokens.float()), batch["cells"][..., :2]
         shown = labels[..., :1] > 0
         return _classify(scores, labels.where(shown, IGNORE), CELL_CLASSES) + _classify(
             scores, labels.where(~shown, IGNORE), CELL_CLASSES
@@ -169,6 +171,9 @@ class Losses(nn.Module):
                 batch, tokens.flatten(0, 1), [feature.flatten(0, 1) for feature in features]
             )
         cells = self._cells(tokens, batch)
+        copies = batch["cells"][..., 2:] - 1
+        copies = copies.where(copies >= 0, IGNORE)
+        numbers = _classify(self.numbers(tokens.float()), copies, (MOST_COPIES,))
         head = self.told(memory[:, :, :TELLING].mean(2).float())
         told = _classify(head, batch["told"], TOLD_CLASSES)
         relevant = batch["relevant"]
@@ -179,6 +184,7 @@ class Losses(nn.Module):
             "relevance": relevance,
             "cells": cells,
             "told": told,
+            "numbers": numbers,
             "right": right,
             "scores": scores,
         }

@@ -19,8 +19,8 @@ class Stage:
 
     steps: how many. segments: lengths of a film, each as often, that divide `batch`, the segments
     of all films of a step. questions: about each film. learning_rate: at its start and end. learns:
-    the vision encoder alone, everything, or the projector and the language model alone. hints:
-    weight of the auxiliary losses.
+    the vision encoder alone, everything, or the projector and the language model alone. hints,
+    counting: weights of the auxiliary losses, and of the one that says how many there are.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Stage:
     learning_rate: tuple[float, float]
     learns: Literal["vision", "all", "language"] = "all"
     hints: float = 0.3
+    counting: float = 0.0
 
 
 STAGES = (
@@ -38,8 +39,8 @@ STAGES = (
     Stage("see", 1300, (4,), 48, 1, (2e-3, 2e-3), learns="vision"),
     # What happens in a few seconds.
     Stage("look", 600, (2, 3, 4), 48, 3, (2e-3, 2e-3)),
-    # What happens in up to a minute.
-    Stage("watch", 1000, (3, 4, 6, 8, 12), 48, 3, (2e-3, 2e-4), hints=0.1),
+    # What happens in up to a minute and a half.
+    Stage("watch", 1000, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.3),
     # To find it in many minutes.
     Stage("remember", 250, (16, 24, 32, 48, 96), 96, 4, (5e-4, 5e-5), learns="language"),
 )

@@ -11,7 +11,7 @@ from tempo_fast.demo.film import Film
 CRF = "20"  # of x264: hardly a difference to be seen
 
 
-def write_film(film: Film, path: Path, *, side: int = 384, fps: int = 12, threads: int = 0) -> Path:
+def write_film(film: Film, path: Path, *, side: int = 320, fps: int = 8, threads: int = 0) -> Path:
     """Write a film as H.264 in mp4, whole or not at all; return its path.
 
     side: pixels of the square frames, an even number. fps: frames a second. threads: of the
