@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tempo_fast.checkpoint.config import DecoderConfig
-from tempo_fast.engine.attention import attend_cached, attend_frames
+from tempo_fast.engine.attention.plain import attend_cached, attend_dense
 from tempo_fast.engine.kv_cache import KVCache
 
 
@@ -66,10 +66,10 @@ def test_attention_equals_float64(heads, rows, new, past):
 
 def test_frames_attend_to_themselves_only():
     q, k, v = torch.randn(3, 4, 6, 2, 8).unbind(0)
-    together = attend_frames(q, k, v)
+    together = attend_dense(q, k, v)
     for i in range(4):
         torch.testing.assert_close(
-            together[i], attend_frames(q[i : i + 1], k[i : i + 1], v[i : i + 1])[0]
+            together[i], attend_dense(q[i : i + 1], k[i : i + 1], v[i : i + 1])[0]
         )
 
 
