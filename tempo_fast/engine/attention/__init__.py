@@ -4,8 +4,8 @@
 of the kv cache, causally aligned to the end of each row (bottom-right), or fully. *Dense* attention
 is the vision encoder's: full attention within each of n equally long sequences.
 
-A network takes its backend when it is made, by `choose_cached` or `choose_dense`: the first that can
-run on its device, dtype and head size, in the order of `choice`, or the one that TEMPO_FAST_ATTENTION (cached) and
+A network takes its backend when it is made, by `choose_cached` or `choose_dense`: the first that
+can run on its device, dtype and head size, or the one that TEMPO_FAST_ATTENTION (cached) and
 TEMPO_FAST_VISION_ATTENTION (dense) name. float32 takes plain SDPA, which the others are compared
 with, whatever they say.
 """
