@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tempo_fast.checkpoint.config import DecoderConfig
-from tempo_fast.engine.attention import attend_cached, attend_frames
+from tempo_fast.engine.attention.plain import attend_cached, attend_dense
 from tempo_fast.engine.kv_cache import KVCache
 
 
@@ -66,10 +66,10 @@ def test_attention_equals_float64(heads, rows, new, past):
 
 def test_frames_attend_to_themselves_only():
     q, k, v = torch.randn(3, 4, 6, 2, 8).unbind(0)
-    together = attend_frames(q, k, v)
+    together = attend_dense(q, k, v)
     for i in range(4):
         torch.testing.assert_close(
-            together[i], attend_frames(q[i : i + 1], k[i : i + 1], v[i : i + 1])[0]
+            together[i], attend_dense(q[i : i + 1], k[i : i + 1], v[i : i + 1])[0]
         )
 
 
@@ -100,3 +100,35 @@ def test_cache_grows_and_keeps_what_it_holds():
     assert cache.lengths == [5, 5]
     cache.rewind([3, 4])
     assert cache.lengths == [3, 4]
+
+
+def test_spans_leave_out_empty_sequences_and_name_neighbouring_rows():
+    config = DecoderConfig(1, 8, 8, 4, 2, 16, 8, 1e-6, 1e4)
+    cache = KVCache(config, 5, 10, device=torch.device("cpu"), dtype=torch.float32)
+    cache.lengths = [2, 2, 0, 5, 1]
+    spans = cache.pack([0, 1, 2, 3], [3, 3, 0, 1]).spans
+    assert spans.cu_seqlens_q.tolist() == [0, 3, 6, 7]
+    assert spans.starts_k.tolist() == [0, 10, 30, 40]
+    assert spans.seqused_k.tolist() == [5, 5, 6]
+    assert spans.rows.tolist() == [0, 1, 3]
+    assert (spans.max_q, spans.max_k, spans.ragged, spans.first_row) == (3, 6, True, None)
+    spans = cache.pack([2, 3], [2, 2]).spans
+    assert (spans.max_q, spans.max_k, spans.ragged, spans.first_row) == (2, 7, False, 2)
+    rows, index = spans.rows_of(cache.keys[0])
+    assert rows.data_ptr() == cache.keys[0][2].data_ptr() and len(rows) == 2 and index is None
+    packing = cache.pack([4, 0], [1, 3])
+    assert packing.spans.rows_of(cache.keys[0])[0] is cache.keys[0]
+    places, starts = packing.gathered
+    assert places.tolist() == [40, 41, 0, 1, 2, 3, 4] and starts.tolist() == [0, 2, 7]
+    assert packing.spans is packing.spans
+
+
+def test_what_lies_behind_cached_tokens_is_finite():
+    torch.use_deterministic_algorithms(True)  # fills what is left uninitialized with NaN
+    try:
+        config = DecoderConfig(1, 8, 8, 4, 2, 16, 8, 1e-6, 1e4)
+        cache = KVCache(config, 2, 4, device=torch.device("cpu"), dtype=torch.bfloat16)
+        cache.reserve(9)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert cache.keys[0].isfinite().all() and cache.values[0].isfinite().all()

@@ -209,6 +209,11 @@ def test_info_names_versions_and_devices(capsys):
     assert facts["versions"]["torch"] and facts["machine"]["devices"][0] == "cpu"
     assert cli.main(["info"]) == 0
     assert "attention" in capsys.readouterr().out
+    found = facts["attention"]
+    assert found[found["decoders"]] == found[found["vision"]] == found["sdpa"] == "available"
+    if facts["machine"]["devices"] == ["cpu"]:
+        assert (found["decoders"], found["vision"]) == ("sdpa", "sdpa")
+        assert "needs an NVIDIA GPU" in found["fa3"]
 
 
 def test_info_gives_the_sizes_of_a_checkpoint(capsys):

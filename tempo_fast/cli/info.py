@@ -10,14 +10,17 @@ from tempo_fast.cli.files import dumps
 from tempo_fast.cli.machine import versions
 from tempo_fast.cli.model import add_source_flags
 
+# Sizes of a head of Tempo-6B.
+DECODER_HEAD, VISION_HEAD = 128, 64
 PARTS = ("vision", "compressor", "projector", "language_model")
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "info",
-        help="show versions, devices and the sizes of a checkpoint",
-        description="Show versions, devices and, with --model, the sizes of a checkpoint. Fetches "
+        help="show versions, devices, attention backends and the sizes of a checkpoint",
+        description="Show versions, devices, which attention backends can run and which are taken "
+        "(for bfloat16: float32 takes sdpa) and, with --model, the sizes of a checkpoint. Fetches "
         "nothing from the hub: the checkpoint must be a folder or in the local cache.",
         allow_abbrev=False,
     )
@@ -28,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    facts = {"versions": versions(), "machine": _machine()}
+    facts = {"versions": versions(), "machine": _machine(), "attention": _attention()}
     if args.model is not None:
         facts["model"] = _model(args)
     if args.json:
@@ -45,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
 def _machine() -> dict[str, Any]:
     import torch
 
-    from tempo_fast.engine.attention import BACKEND
-
     devices = ["cpu"]
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
@@ -54,7 +55,30 @@ def _machine() -> dict[str, Any]:
     return {
         "devices": devices,
         "threads": torch.get_num_threads(),
-        "attention": BACKEND,
+    }
+
+
+def _attention() -> dict[str, str]:
+    """What a bfloat16 Tempo of the published sizes attends with here, and why not with others."""
+    import torch
+
+    from tempo_fast.engine.attention import (
+        CACHED,
+        DENSE,
+        Site,
+        availability,
+        choose_cached,
+        choose_dense,
+    )
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    decoder = Site(device, torch.bfloat16, DECODER_HEAD)
+    vision = Site(device, torch.bfloat16, VISION_HEAD)
+    return {
+        "decoders": choose_cached(decoder).name,
+        "vision": choose_dense(vision).name,
+        **availability(CACHED, decoder),
+        **availability(DENSE, vision),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 
@@ -23,6 +23,37 @@ class Run:
     rows: slice
     new: int
     past: int
+
+
+@dataclass(frozen=True)
+class Spans:
+    """A packing as the variable-length attention kernels want it, made once for all layers.
+
+    Sequences without new tokens are left out; n counts the others. The tensors, int32 on the
+    device, are all that changes from one replay of a captured graph to the next; the numbers are
+    baked into it.
+
+    cu_seqlens_q: [n + 1], where each sequence starts in the packed queries. starts_k: [n + 1],
+    where its row starts in the cache seen as [rows · capacity] tokens; the last is where the last
+    row ends. seqused_k: [n], its tokens in the cache, the new ones included. rows: [n], its row.
+    max_q, max_k: at least the most new tokens and the most tokens of a sequence. ragged: whether
+    sequences differ in new tokens. first_row: the first row, if the rows follow one another.
+    """
+
+    cu_seqlens_q: torch.Tensor
+    starts_k: torch.Tensor
+    seqused_k: torch.Tensor
+    rows: torch.Tensor
+    max_q: int
+    max_k: int
+    ragged: bool
+    first_row: int | None
+
+    def rows_of(self, cached: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The rows of `cached` [rows, …] to attend to: a view and no index, or all and an index."""
+        if self.first_row is None:
+            return cached, self.rows
+        return cached[self.first_row : self.first_row + len(self.rows)], None
 
 
 @dataclass(frozen=True)
@@ -47,16 +78,46 @@ class Packing:
     @cached_property
     def cu_seqlens(self) -> torch.Tensor:
         """int64 [n + 1]: where each sequence starts in the packed tokens."""
-        ends = torch.tensor((0, *self.new)).cumsum(0)
-        return ends.to(self.device)
+        return _upload(torch.tensor((0, *self.new)).cumsum(0), self.device)
 
     @cached_property
     def slots(self) -> torch.Tensor:
         """int64 [T]: the place of each new token in the cache seen as [n · capacity] tokens."""
-        new = torch.tensor(self.new)
         first = torch.tensor(self.rows) * self.capacity + torch.tensor(self.past)
-        within = torch.arange(self.tokens) - (new.cumsum(0) - new).repeat_interleave(new)
-        return (first.repeat_interleave(new) + within).to(self.device)
+        return _upload(_places(first, torch.tensor(self.new)), self.device)
+
+    @property
+    def _filled(self) -> list[tuple[int, int, int]]:
+        """Row, new and past tokens of each sequence with a new token."""
+        return [s for s in zip(self.rows, self.new, self.past, strict=True) if s[1]]
+
+    @cached_property
+    def spans(self) -> Spans:
+        """Starts and lengths for the attention kernels; there must be a new token."""
+        rows, new, past = zip(*self._filled, strict=True)
+        n, totals = len(rows), [p + q for p, q in zip(past, new, strict=True)]
+        starts = [row * self.capacity for row in (*rows, rows[-1] + 1)]
+        numbers = (*accumulate(new, initial=0), *starts, *totals, *rows)
+        uploaded = _upload(torch.tensor(numbers, dtype=torch.int32), self.device)
+        return Spans(
+            *uploaded.split((n + 1, n + 1, n, n)),
+            max_q=max(new),
+            max_k=max(totals),
+            ragged=min(new) < max(new),
+            first_row=rows[0] if rows == tuple(range(rows[0], rows[0] + n)) else None,
+        )
+
+    @cached_property
+    def gathered(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """How to pack the cached tokens too, of the sequences in `spans` and in their order.
+
+        int64 [Σ tokens]: the place of each in the cache seen as [n · capacity] tokens; and int32
+        [n + 1]: where each sequence starts among them.
+        """
+        first = torch.tensor([row * self.capacity for row, _, _ in self._filled])
+        totals = torch.tensor([past + new for _, new, past in self._filled])
+        starts = torch.cat((totals.new_zeros(1), totals.cumsum(0))).int()
+        return _upload(_places(first, totals), self.device), _upload(starts, self.device)
 
     @cached_property
     def last(self) -> torch.Tensor:
@@ -90,11 +151,25 @@ class Packing:
         return runs
 
 
+def _places(first: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """first[i], first[i] + 1, … for counts[i] places, one i after the other."""
+    within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return first.repeat_interleave(counts) + within
+
+
+def _upload(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`host` on the device, without making the host wait for what is queued there."""
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
+
+
 class KVCache:
     """Keys and values of n sequences in rows of equal capacity.
 
     keys, values: a tensor [n, capacity, kv_heads, head_dim] for each layer. lengths: tokens that
     are valid in each row; `Decoder.extend` appends after them, `rewind` forgets what was appended.
+    What lies behind them is never infinite or NaN.
     """
 
     def __init__(
@@ -110,12 +185,13 @@ class KVCache:
         self.lengths = [0] * sequences
         self.device = device
         self.dtype = dtype
-        self.keys = [self._empty(capacity) for _ in range(config.layers)]
-        self.values = [self._empty(capacity) for _ in range(config.layers)]
+        self.keys = [self._zeros(capacity) for _ in range(config.layers)]
+        self.values = [self._zeros(capacity) for _ in range(config.layers)]
 
-    def _empty(self, capacity: int) -> torch.Tensor:
+    def _zeros(self, capacity: int) -> torch.Tensor:
         shape = (len(self.lengths), capacity, self.config.kv_heads, self.config.head_dim)
-        return torch.empty(shape, device=self.device, dtype=self.dtype)
+        # FlashAttention-3 multiplies the values behind a row's tokens by 0, and 0 · NaN is NaN.
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     @property
     def capacity(self) -> int:
@@ -150,7 +226,7 @@ class KVCache:
         for layers in (self.keys, self.values):
             for i, old in enumerate(layers):
                 if old.shape[1] < capacity:
-                    new = self._empty(capacity)
+                    new = self._zeros(capacity)
                     new[:, :used] = old[:, :used]
                     layers[i] = new
 

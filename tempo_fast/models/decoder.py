@@ -15,7 +15,7 @@ from torch import nn
 
 from tempo_fast.checkpoint.config import DecoderConfig
 from tempo_fast.engine import ops
-from tempo_fast.engine.attention import attend_cached
+from tempo_fast.engine.attention import Backend, Site, choose_cached
 from tempo_fast.engine.kv_cache import KVCache, Packing
 from tempo_fast.models.layers import Linear, RMSNorm, empty
 from tempo_fast.models.rotary import Rotary
@@ -38,8 +38,9 @@ class Deepstack:
 class Attention(nn.Module):
     """Grouped-query attention with per-head RMSNorm of query and key, and fused q, k, v weights."""
 
-    def __init__(self, config: DecoderConfig, **where) -> None:
+    def __init__(self, config: DecoderConfig, backend: Backend, **where) -> None:
         super().__init__()
+        self.attend = backend.attend
         self.heads, self.kv_heads = config.heads, config.kv_heads
         packed = (config.heads + 2 * config.kv_heads) * config.head_dim
         self.qkv_proj = Linear(config.width, packed, bias=False, **where)
@@ -72,7 +73,7 @@ class Attention(nn.Module):
     def forward(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, packing: Packing
     ) -> torch.Tensor:
-        return self.o_proj(attend_cached(query, keys, values, packing).flatten(1))
+        return self.o_proj(self.attend(query, keys, values, packing).flatten(1))
 
 
 class MLP(nn.Module):
@@ -90,10 +91,10 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """A Qwen3 block: attention and MLP, each behind an RMSNorm and added to the residual."""
 
-    def __init__(self, config: DecoderConfig, **where) -> None:
+    def __init__(self, config: DecoderConfig, backend: Backend, **where) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.width, config.rms_eps, **where)
-        self.self_attn = Attention(config, **where)
+        self.self_attn = Attention(config, backend, **where)
         self.post_attention_layernorm = RMSNorm(config.width, config.rms_eps, **where)
         self.mlp = MLP(config, **where)
 
@@ -124,14 +125,20 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of Qwen3 blocks with its token embeddings and final norm."""
+    """A stack of Qwen3 blocks with its token embeddings and final norm.
+
+    attention: the backend that all of them use. Raises OptionError if the one asked for can't run.
+    """
 
     def __init__(self, config: DecoderConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         where = {"device": device, "dtype": dtype}
         self.config = config
+        self.attention = choose_cached(Site(device, dtype, config.head_dim))
         self.embed_tokens = empty(config.vocabulary, config.width, **where)
-        self.layers = nn.ModuleList(Layer(config, **where) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            Layer(config, self.attention, **where) for _ in range(config.layers)
+        )
         self.norm = RMSNorm(config.width, config.rms_eps, **where)
         self.rotary = Rotary(config, **where)
 

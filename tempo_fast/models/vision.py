@@ -14,7 +14,7 @@ from torch.nn.functional import gelu
 
 from tempo_fast.checkpoint.config import VisionConfig
 from tempo_fast.engine import ops
-from tempo_fast.engine.attention import attend_frames
+from tempo_fast.engine.attention import Backend, Site, choose_dense
 from tempo_fast.models.layers import LayerNorm, Linear, empty, parameters_by_name
 from tempo_fast.models.rotary import rotary_frequencies
 
@@ -25,15 +25,16 @@ THETA = 10000.0
 class Attention(nn.Module):
     """Multi-head attention within one temporal patch, rotated in float32 by row and column."""
 
-    def __init__(self, config: VisionConfig, **where) -> None:
+    def __init__(self, config: VisionConfig, backend: Backend, **where) -> None:
         super().__init__()
+        self.attend = backend.attend
         self.heads = config.heads
         self.qkv = Linear(config.width, 3 * config.width, **where)
         self.proj = Linear(config.width, config.width, **where)
 
     def forward(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         q, k, v = ops.vision_rope(self.qkv(x), *turn, heads=self.heads)
-        return self.proj(attend_frames(q, k, v).flatten(2))
+        return self.proj(self.attend(q, k, v).flatten(2))
 
 
 class MLP(nn.Module):
@@ -58,11 +59,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """A transformer block with LayerNorm before attention and MLP."""
 
-    def __init__(self, config: VisionConfig, **where) -> None:
+    def __init__(self, config: VisionConfig, backend: Backend, **where) -> None:
         super().__init__()
         self.norm1 = LayerNorm(config.width, EPS, **where)
         self.norm2 = LayerNorm(config.width, EPS, **where)
-        self.attn = Attention(config, **where)
+        self.attn = Attention(config, backend, **where)
         self.mlp = MLP((config.width, config.ffn, config.width), ops.gelu_tanh, **where)
 
     def forward(
@@ -112,11 +113,14 @@ class VisionEncoder(nn.Module):
         super().__init__()
         where = {"device": device, "dtype": dtype}
         self.config = config
+        self.attention = choose_dense(Site(device, dtype, config.width // config.heads))
         self.patch_embed = nn.ModuleDict({"proj": PatchEmbedding(config, **where)})
         self.pos_embed = nn.ParameterDict(
             {"weight": empty(config.positions, config.width, **where)}
         )
-        self.blocks = nn.ModuleList(Block(config, **where) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            Block(config, self.attention, **where) for _ in range(config.layers)
+        )
         self.merger = Merger(config, norm_merged=False, **where)
         self.deepstack_merger_list = nn.ModuleList(
             Merger(config, norm_merged=True, **where) for _ in config.deepstack

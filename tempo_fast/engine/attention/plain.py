@@ -1,8 +1,7 @@
-"""Attention over a kv cache: one interface, and the backend that runs everywhere.
+"""The backend that runs everywhere, and that the others are compared with: PyTorch's SDPA.
 
-`attend_cached` takes the packed queries of n sequences against their rows of the cache, causally
-aligned to the end of each row (bottom-right). It is the plain path that faster backends are
-compared with: PyTorch's SDPA over dense batches of sequences of equal lengths.
+Cached sequences go in dense batches of neighbours with equal lengths. On a GPU PyTorch picks the
+kernel; the mask of several tokens that continue cached ones rules FlashAttention out.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from tempo_fast.engine.attention.backend import Backend, Site
 from tempo_fast.engine.kv_cache import Packing, Run
-
-BACKEND = "sdpa"
 
 
 def attend_cached(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, packing: Packing
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    packing: Packing,
+    *,
+    causal: bool = True,
 ) -> torch.Tensor:
-    """Attention of packed new tokens to the cached ones and, causally, to themselves.
-
-    query: [T, heads, head_dim]. keys, values: [n, capacity, kv_heads, head_dim], the new tokens
-    already written. heads is a multiple of kv_heads (GQA). Returns [T, heads, head_dim].
-    """
+    """As `Backend` has it."""
     out = torch.empty_like(query)
     for run in packing.runs:
         total = run.past + run.new
@@ -33,14 +32,14 @@ def attend_cached(
             out[run.tokens] = _one_query(q, k, v)
             continue
         mask = None
-        if run.past:
+        if causal and run.past:
             shape = (run.new, run.past)
             if shape not in packing.masks:
                 packing.masks[shape] = _causal_mask(run, query)
             mask = packing.masks[shape]
         q = q.unflatten(0, (-1, run.new)).transpose(1, 2)
         result = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=True
         )
         out[run.tokens] = result.transpose(1, 2).flatten(0, 1)
     return out
@@ -60,7 +59,15 @@ def _causal_mask(run: Run, like: torch.Tensor) -> torch.Tensor:
     return hidden.triu_(run.past + 1)
 
 
-def attend_frames(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Full attention within each of n equal sequences: [n, length, heads, head_dim], all three."""
+def attend_dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """As `Backend` has it."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     return scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _missing(site: Site) -> None:
+    return None
+
+
+CACHED = Backend("sdpa", attend_cached, _missing)
+DENSE = Backend("sdpa", attend_dense, _missing)

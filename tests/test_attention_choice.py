@@ -1,0 +1,131 @@
+"""How a network's attention backend is chosen, on pretended GPUs."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tempo_fast import TempoFastPipeline
+from tempo_fast.engine.attention import (
+    CACHED,
+    DENSE,
+    Site,
+    availability,
+    choose_cached,
+    choose_dense,
+    dense,
+)
+from tempo_fast.errors import OptionError
+
+fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("fake_flash.py"))))
+
+GPU = torch.device("cuda")
+
+
+@pytest.fixture
+def gpu_of(monkeypatch):
+    """Pretends a GPU of a compute capability, with every package but those in `without`."""
+
+    fake.install(monkeypatch)
+
+    def pretend(*capability, without=(), fused=True):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: fused)
+        for can_use in ("can_use_cudnn_attention", "can_use_flash_attention"):
+            monkeypatch.setattr(torch.backends.cuda, can_use, lambda params, debug: fused)
+        monkeypatch.setattr(dense, "_sample", lambda site: None)
+        for module in without:
+            monkeypatch.setitem(sys.modules, module, None)
+
+    return pretend
+
+
+def chosen(dtype=torch.bfloat16, head_dim=128, device=GPU):
+    site = Site(device, dtype, head_dim)
+    return choose_cached(site).name, choose_dense(site).name
+
+
+FA2, FA3 = "flash_attn", "flash_attn_interface"
+
+
+@pytest.mark.parametrize(
+    ("capability", "without", "fused", "expected"),
+    [
+        ((9, 0), (), True, ("fa3", "fa3")),
+        ((9, 0), (FA3,), True, ("varlen", "cudnn")),
+        ((9, 0), (FA3,), False, ("fa2", "fa2")),
+        ((9, 0), (FA3, FA2), False, ("sdpa", "sdpa")),
+        ((8, 0), (), True, ("varlen", "fa2")),
+        ((8, 6), (FA2,), True, ("varlen", "flash")),
+        ((10, 0), (), True, ("varlen", "cudnn")),
+        ((7, 5), (), True, ("sdpa", "sdpa")),
+    ],
+)
+def test_auto_takes_the_first_that_can_run(capability, without, fused, expected, gpu_of):
+    gpu_of(*capability, without=without, fused=fused)
+    assert chosen() == expected
+    assert chosen(torch.float32) == ("sdpa", "sdpa")
+    assert chosen(device=torch.device("meta")) == ("sdpa", "sdpa")
+    assert chosen(head_dim=20)[0] == "sdpa"
+
+
+def test_a_variable_forces_one(monkeypatch, gpu_of):
+    gpu_of(9, 0, without=(FA3,))
+    monkeypatch.setenv("TEMPO_FAST_ATTENTION", "fa2")
+    monkeypatch.setenv("TEMPO_FAST_VISION_ATTENTION", "flash")
+    assert chosen() == ("fa2", "flash")
+    assert chosen(torch.float32) == ("sdpa", "sdpa")
+    assert chosen(device=torch.device("meta")) == ("sdpa", "sdpa")
+
+
+@pytest.mark.parametrize(
+    ("capability", "without", "name", "message"),
+    [
+        ((8, 0), (), "fa3", r"can't run on cuda: needs .* capability 9.x; this one's is 8.0"),
+        ((9, 0), (FA3,), "fa3", r"needs FlashAttention-3 .*; flash_attn_interface can't be imp"),
+        ((9, 0), (FA2,), "fa2", r"needs flash-attn 2.3 or newer; flash_attn can't be imported"),
+        ((9, 0), (), "cudnn", r"TEMPO_FAST_ATTENTION must be auto, fa3, varlen, fa2, sdpa; got 'c"),
+        ((9, 0), (), "", "got ''"),
+    ],
+)
+def test_a_backend_that_cannot_run_is_an_error(
+    capability, without, name, message, monkeypatch, gpu_of
+):
+    gpu_of(*capability, without=without)
+    monkeypatch.setenv("TEMPO_FAST_ATTENTION", name)
+    with pytest.raises(OptionError, match=message):
+        chosen()
+
+
+def test_a_package_without_what_is_called_counts_as_missing(monkeypatch, gpu_of):
+    gpu_of(9, 0)
+    old = fake.flash_attn()
+    del old.flash_attn_with_kvcache
+    monkeypatch.setitem(sys.modules, FA2, old)
+    found = availability(CACHED, Site(GPU, torch.bfloat16, 128))
+    assert found["fa3"] == found["varlen"] == found["sdpa"] == "available"
+    assert "the installed flash_attn has no flash_attn_with_kvcache" in found["fa2"]
+    found = availability(CACHED, Site(GPU, torch.bfloat16, 260))
+    assert "at most 256; it is 260" in found["varlen"]
+
+
+def test_pytorchs_own_reason_is_given(monkeypatch):
+    """On CPU tensors PyTorch says no by itself."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    sample = dense._sample
+    cpu = Site(torch.device("cpu"), torch.bfloat16, 64)
+    monkeypatch.setattr(dense, "_sample", lambda site: sample(cpu))
+    found = availability(DENSE, Site(GPU, torch.bfloat16, 64))
+    assert found["cudnn"].startswith("PyTorch can't use it here (")
+    assert found["flash"].startswith("PyTorch can't use it here (")
+
+
+def test_a_checkpoint_is_refused_at_loading(monkeypatch, golden):
+    monkeypatch.setenv("TEMPO_FAST_VISION_ATTENTION", "cudnn")
+    with pytest.raises(OptionError, match="can't run on cpu: needs an NVIDIA GPU"):
+        TempoFastPipeline.from_pretrained(golden / "checkpoint" / "tiny-tempo", device="cpu")
