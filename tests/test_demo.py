@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
+
+pytest.importorskip("av")
 
 from tempo_fast.demo.video import COLOURS, SCENES, SECONDS, write_video
 from tempo_fast.video import load_frames
