@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ _ROWS: list[dict] = []
 _VIDEO_ROWS: list[dict] = []
 _KERNEL_ROWS: list[dict] = []
 _CEILINGS: list[dict] = []
+_written = 0
 
 
 def pytest_addoption(parser) -> None:
@@ -50,25 +52,37 @@ def pytest_generate_tests(metafunc) -> None:
             metafunc.parametrize("frames", list(dict.fromkeys(frames for frames, _ in cases)))
 
 
+def pytest_runtest_teardown(item) -> None:
+    """Write what was measured so far: a run that is cut short keeps it."""
+    global _written
+    if len(rows := _KERNEL_ROWS + _ROWS) > _written:
+        _written = len(rows)
+        _write_rows(item.session, rows)
+
+
 def pytest_sessionfinish(session, exitstatus) -> None:
-    """Write what was measured: rows are of tests that passed, and a failure is counted."""
+    """Rows are of tests that passed; the failures are counted."""
     if rows := _KERNEL_ROWS + _ROWS:
-        record = {
-            "schema": SCHEMA,
-            "kind": "benchmarks",
-            **provenance(),
-            "ceilings": _CEILINGS,
-            "failed": session.testsfailed,
-            "rows": rows,
-        }
-        for path in settings.destinations(session.config):
-            _write(path, record)
+        _write_rows(session, rows)
     if session.config.getoption("save_video") and _VIDEO_ROWS and exitstatus == 0:
         record = {"schema": SCHEMA, "kind": "video", **provenance(), "rows": _VIDEO_ROWS}
         _write(settings.RESULTS / "video.json", record)
 
 
-def _write(path, record: dict) -> None:
+def _write_rows(session, rows: list[dict]) -> None:
+    record = {
+        "schema": SCHEMA,
+        "kind": "benchmarks",
+        **provenance(),
+        "ceilings": _CEILINGS,
+        "failed": session.testsfailed,
+        "rows": rows,
+    }
+    for path in settings.destinations(session.config):
+        _write(path, record)
+
+
+def _write(path: Path, record: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, f"{dumps(record, indent=1)}\n".encode())
 

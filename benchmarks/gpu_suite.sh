@@ -72,7 +72,7 @@ if [ "$DRY" = 1 ]; then
   pytest gpu-tests 120 -m gpu tests --ignore tests/kernels --collect-only
   skip sanitizer "compute-sanitizer needs a GPU"
   pytest bench-kernels 120 benchmarks/test_kernels.py -k "allocate and reference"
-  pytest bench-stages 180 benchmarks/test_stages.py -k "not decode" "${SMALL[@]}" \
+  pytest bench-stages 180 benchmarks/test_stages.py "${SMALL[@]}" \
     --rows "$OUT/stages.json"
   pytest bench-questions 180 benchmarks/test_end_to_end.py -k "question" "${SMALL[@]}" \
     --rows "$OUT/end_to_end.json"
@@ -89,14 +89,18 @@ else
   else
     skip sanitizer "there is no compute-sanitizer on this machine"
   fi
-  pytest bench-stages 110 benchmarks/test_stages.py --size tempo-6b --cases 1024:8192 \
+  FULL=(--size tempo-6b --cases)
+  pytest bench-stages 110 benchmarks/test_stages.py "${FULL[@]}" 1024:8192 \
     --rows "$OUT/stages.json"
-  pytest bench-questions 170 benchmarks/test_end_to_end.py -k question --size tempo-6b \
-    --rounds 1 --rows "$OUT/end_to_end.json"
+  pytest bench-questions 100 benchmarks/test_end_to_end.py -k question "${FULL[@]}" 1024:8192 \
+    --rounds 2 --rows "$OUT/end_to_end.json"
   step profile 50 "$PYTHON" -m benchmarks.profile_size tempo-6b 256 "$OUT/profile"
-  pytest bench-throughput 50 benchmarks/test_end_to_end.py -k throughput --size tempo-6b \
-    --rounds 1 --cases 256:8192 --rows "$OUT/throughput.json"
   pytest bench-kernels 80 benchmarks/test_kernels.py -k "not compiled" --rows "$OUT/kernels.json"
+  pytest bench-throughput 50 benchmarks/test_end_to_end.py -k throughput "${FULL[@]}" 256:8192 \
+    --rounds 1 --rows "$OUT/throughput.json"
+  # What time is left; a row is kept as soon as it is there.
+  pytest bench-scaling 300 benchmarks/test_end_to_end.py -k question --rounds 1 \
+    "${FULL[@]}" 256:8192,64:8192,2048:8192,1024:4096,1024:12288 --rows "$OUT/scaling.json"
 fi
 
 "$PYTHON" -m benchmarks.suite_summary "$STEPS" "$OUT/suite.json"

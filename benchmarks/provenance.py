@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def _driver() -> str | None:
     return done.stdout.split("\n")[0].strip() if done.returncode == 0 else None
 
 
+@cache
 def provenance() -> dict:
     """What is to be known of a run beside its figures."""
     return {

@@ -25,6 +25,8 @@ def line(row: dict) -> str:
     """A comparison in one line."""
     case = " ".join(str(row[name]) for name in ("frames", "budget") if name in row)
     text = f"{row['suite'] + ' ' + row['name']:28} {row['size']:9} {case:11}"
+    if "missing" in row:
+        return f"{text} not measured: {row['missing']}"
     engine = row["engine"]
     if "seconds" in engine:
         text += f" {engine['seconds']:9.4f} s"

@@ -157,25 +157,18 @@ def test_closeness_can_fail():
             agreement.check_close(wrong, ones, 1e-3, "x")
 
 
-def test_every_suite_makes_its_rows(tmp_path):
+def test_whole_questions_make_their_rows(tmp_path):
     """One process, as `make bench` runs it, on nine frames."""
     rows = tmp_path / "rows.json"
-    suites = ["benchmarks/test_stages.py", "benchmarks/test_end_to_end.py"]
     small = ["--cases", "9:32", "--rounds", "1", "--new-tokens", "3", "--videos", "1"]
-    done = bench(*suites, *small, "--threads", "1", "--rows", str(rows), f"-ocache_dir={tmp_path}")
+    done = bench("benchmarks/test_end_to_end.py", *small, "--threads", "1", "--rows", str(rows))
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(rows.read_text())
     assert record["kind"] == "benchmarks" and record["failed"] == 0 and record["gpu"] is None
     assert record["ceilings"][0]["flops"] > 0
     found = {row["name"]: row for row in record["rows"]}
-    assert list(found) == [
-        *("decode", "resize", "vision", "compress", "compress, later", "allocate", "assemble"),
-        *("prefill", "decode step", "first question", "later question", "throughput"),
-        "peak memory",
-    ]
-    for name, row in found.items():
-        assert row["baseline"]["ratio"] > 0
-        assert name in ("decode", "throughput", "peak memory") or row["share_of_floor"] > 0
+    assert list(found) == ["first question", "later question", "throughput", "peak memory"]
+    assert all(row["baseline"]["ratio"] > 0 for row in found.values())
     first, later = found["first question"], found["later question"]
     for row in (first, later):
         assert 0 < row["engine"]["first_token_seconds"] < row["engine"]["seconds"]

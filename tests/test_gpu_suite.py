@@ -38,14 +38,16 @@ def test_dry_run(tmp_path):
         ("sanitizer", "not run"),
         ("bench-stages", "passed"),
     ]
-    assert {row["name"] for row in json.loads((tmp_path / "stages.json").read_text())["rows"]} >= {
-        "vision",
-        "prefill",
-        "decode step",
-    }
-    assert (
-        "stages vision" in done.stdout and "stages: vision" in (tmp_path / "report.md").read_text()
-    )
+    rows = json.loads((tmp_path / "stages.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == [
+        *("decode", "resize", "vision", "compress", "compress, later", "allocate", "assemble"),
+        *("prefill", "decode step"),
+    ]
+    for row in rows:
+        assert row["baseline"]["ratio"] > 0
+        assert row["name"] == "decode" or row["share_of_floor"] > 0
+    assert "stages vision" in done.stdout
+    assert "stages: vision" in (tmp_path / "report.md").read_text()
     assert "passed" in (tmp_path / "logs" / "kernels.log").read_text()
     assert not (tmp_path / "steps.tsv").exists()
 

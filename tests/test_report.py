@@ -105,9 +105,11 @@ def test_nothing_measured_is_said(tmp_path):
 
 def test_an_opponent_that_is_missing_and_a_failed_check(tmp_path):
     rows = [row("vision", baseline={"missing": "ran out of the GPU's memory"})]
+    rows.append({"suite": "stages", "name": "decode", "size": "tiny", "missing": "no PyAV"})
     text = render(read_results([write(tmp_path / "x.json", rows, failed=2)]), [])
     assert "not measured: ran out of the GPU's memory" in text
     assert "2 checks failed" in text
+    assert "| stages: decode | tiny |  |  | not measured: no PyAV |" in text
 
 
 def test_kernels_video_profile_and_suite(tmp_path):

@@ -52,7 +52,8 @@ def _targets(results: Sequence[Results]) -> str:
         for each in results
         if each.kind == "benchmarks"
         for row in each.rows
-        if (row.get("size"), row.get("frames"), row.get("budget")) == ("tempo-6b", 1024, 8192)
+        if "engine" in row
+        and (row.get("size"), row.get("frames"), row.get("budget")) == ("tempo-6b", 1024, 8192)
     ]
     lines = []
     for label, name, figure in TARGETS:
@@ -82,7 +83,7 @@ def _ratio(row: dict[str, Any], opponent: str = "baseline") -> str | None:
 
 
 def _peak(row: dict[str, Any]) -> str | None:
-    peak = row["engine"].get("peak_bytes")
+    peak = row.get("engine", {}).get("peak_bytes")
     return None if peak is None else f"{peak / 1e9:.1f} GB"
 
 
@@ -157,13 +158,15 @@ def _benchmarks(results: Results) -> str:
 
 
 def _comparison(row: dict[str, Any], opponents: Sequence[str]) -> list[str]:
-    engine = row["engine"]
+    engine = row.get("engine", {})
     line = [
         f"{row['suite']}: {row['name']}",
         row.get("size", ""),
         str(row.get("frames", "")),
         str(row.get("budget", "")),
-        _seconds(engine.get("seconds")),
+        f"{NOT_MEASURED}: {row['missing']}"
+        if "missing" in row
+        else _seconds(engine.get("seconds")),
         _seconds(engine.get("first_token_seconds")),
         _peak(row) or "",
     ]

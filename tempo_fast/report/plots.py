@@ -31,7 +31,7 @@ def _where(row: Row) -> str:
 
 def draw_stages(results: Sequence[Results]) -> bytes | None:
     """Every stage's seconds beside the baseline's and its floor, at the most frames measured."""
-    rows = [row for row in _comparisons(results) if row["suite"] == "stages"]
+    rows = [row for row in _comparisons(results) if row["suite"] == "stages" and "engine" in row]
     groups: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: row.get("frames", 0)):
         groups[_where(row)][row["name"]] = row
