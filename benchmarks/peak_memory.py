@@ -1,9 +1,9 @@
 """Peak memory of two questions about one video, in a process of its own, on the CPU.
 
-`python -m benchmarks.peak_memory engine|baseline SIZE FRAMES BUDGET THREADS` from the repository's
-root prints {"loaded_bytes": …, "peak_bytes": …}: the resident size with libraries, weights and
-frames in memory and one short video answered, and by how much the largest size after that exceeds
-it. Linux only.
+`python -m benchmarks.peak_memory engine|baseline SIZE DTYPE FRAMES BUDGET THREADS` from the
+repository's root prints {"loaded_bytes": …, "peak_bytes": …}: the resident size with libraries,
+weights and frames in memory and one short video answered, and by how much the largest size after
+that exceeds it. Linux only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEW_TOKENS = 32
 
 
 def measure(which: str, *work: str) -> dict[str, int]:
-    """Run this file for "engine" or "baseline" and SIZE, FRAMES, BUDGET, THREADS."""
+    """Run this file for "engine" or "baseline" and SIZE, DTYPE, FRAMES, BUDGET, THREADS."""
     command = [sys.executable, "-m", "benchmarks.peak_memory", which, *work]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
@@ -41,10 +41,10 @@ def _forget_largest() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def main(which: str, size: str, frames: str, budget: str, threads: str) -> None:
+def main(which: str, size: str, dtype: str, frames: str, budget: str, threads: str) -> None:
     """Print one process's figures."""
     torch.set_num_threads(int(threads))
-    models = load_size(size, torch.device("cpu"))
+    models = load_size(size, torch.device("cpu"), getattr(torch, dtype))
     video = make_video(int(frames), *models.frame)
     options = {"visual_token_budget": int(budget), "max_new_tokens": NEW_TOKENS}
     if which == "engine":

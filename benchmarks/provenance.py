@@ -73,6 +73,11 @@ def _gpu() -> dict | None:
     }
 
 
+def _as_typed(argument: str) -> str:
+    """A command's argument without the folders of this machine."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def _driver() -> str | None:
     if not shutil.which("nvidia-smi"):
         return None
@@ -86,7 +91,7 @@ def provenance() -> dict:
     """What is to be known of a run beside its figures."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": " ".join(sys.argv),
+        "command": " ".join(map(_as_typed, ["pytest", *sys.argv[1:]])),
         "commit": _commit(),
         "gpu": _gpu(),
         "processor": _processor(),

@@ -23,7 +23,13 @@ def main(steps: str, suite: str) -> int:
     """Write SUITE.json, print the table, return the exit status."""
     path = Path(suite)
     made = [_step(text) for text in Path(steps).read_text().splitlines()]
-    record = {"schema": 1, "kind": "suite", **provenance(), "steps": made}
+    record = {
+        "schema": 1,
+        "kind": "suite",
+        **provenance(),
+        "command": "gpu_suite.sh",
+        "steps": made,
+    }
     write_atomically(path, f"{dumps(record, indent=1)}\n".encode())
     print(f"\n{'step':16} {'status':14} time")
     for step in made:

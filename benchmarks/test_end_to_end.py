@@ -211,7 +211,8 @@ def test_throughput(compare, request, questions):
 def test_peak_memory(benchmark, rows, request, models, frames, budget):
     """The row's figures are of a process each, beyond the loaded model."""
     size = request.node.callspec.params["models"]
-    work = [size, str(frames), str(budget), str(torch.get_num_threads())]
+    dtype = str(models.dtype).removeprefix("torch.")
+    work = [size, dtype, str(frames), str(budget), str(torch.get_num_threads())]
     baseline = peak_memory.measure("baseline", *work)
     peaks: list[dict[str, int]] = []
     benchmark.pedantic(
@@ -225,7 +226,7 @@ def test_peak_memory(benchmark, rows, request, models, frames, budget):
             "name": "peak memory",
             "size": models.size,
             "device": "cpu",
-            "dtype": str(models.dtype).removeprefix("torch."),
+            "dtype": dtype,
             "frames": frames,
             "budget": budget,
             "engine": engine,
