@@ -11,7 +11,7 @@ from PIL import Image
 
 from tempo_fast.cli import main
 from tempo_fast.errors import TempoError
-from tempo_fast.report import read_results, write_report
+from tempo_fast.report import plots, read_results, write_report
 from tempo_fast.report.page import render
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -94,6 +94,15 @@ def test_figures_of_a_gpu(tmp_path):
     ):
         assert part in text
     assert "av" not in text.split("versions:")[1].split("\n")[0]
+
+
+def test_a_line_over_frames_is_of_one_budget(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, x, y, *_, **more: drawn.append(x))
+    rows = [question("first question", frames, 0.8) for frames in (64, 256, 1024)]
+    rows += [question("first question", 1024, 9.0) | {"budget": 4096}]
+    plots.draw_frames(read_results([write(tmp_path / "x.json", rows)]))
+    assert drawn == [[64, 256, 1024]] * 3  # engine, baseline, floor
 
 
 def test_nothing_measured_is_said(tmp_path):

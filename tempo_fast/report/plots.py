@@ -70,6 +70,12 @@ def draw_frames(results: Sequence[Results]) -> bytes | None:
 
 
 def _frames(axes: Axes, title: str, rows: list[Row]) -> None:
+    # One line holds one budget: the one that was measured with the most numbers of frames.
+    frames_of: dict[int, set[int]] = defaultdict(set)
+    for row in rows:
+        frames_of[row["budget"]].add(row["frames"])
+    budget = max(frames_of, key=lambda budget: len(frames_of[budget]))
+    rows = [row for row in rows if row["budget"] == budget]
     lines: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for row in rows:
         for side in COLOURS:
@@ -93,9 +99,9 @@ def _frames(axes: Axes, title: str, rows: list[Row]) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("frames")
     axes.set_ylabel("seconds to the first token")
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(f"{title}, budget {budget}", loc="left", fontsize=10)
     axes.grid(color=RULE)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def draw_tokens(results: Sequence[Results]) -> bytes | None:
@@ -110,7 +116,7 @@ def draw_tokens(results: Sequence[Results]) -> bytes | None:
 def _tokens(axes: Axes, title: str, rows: list[Row]) -> None:
     labels = []
     for place, row in enumerate(sorted(rows, key=lambda row: row.get("prompt_tokens", 0))):
-        labels.append(f"{row['name']}\n{row.get('prompt_tokens', '?')} prompt tokens")
+        labels.append(f"{row['name']}, {row.get('frames', '?')} frames\n{_prompt(row)}")
         for offset, side in ((-0.2, "engine"), (0.2, "baseline")):
             rate = row.get(side, {}).get("tokens_per_second")
             if rate is not None:
@@ -122,6 +128,10 @@ def _tokens(axes: Axes, title: str, rows: list[Row]) -> None:
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(axis="x", color=RULE)
     axes.legend(frameon=False, fontsize=8)
+
+
+def _prompt(row: Row) -> str:
+    return f"{row['prompt_tokens']} prompt tokens" if "prompt_tokens" in row else ""
 
 
 def _draw(groups: dict[str, Any], panel: Callable[[Axes, str, Any], None]) -> bytes | None:
