@@ -18,7 +18,6 @@ from tempo_fast.compression.strategies import strategy_of
 from tempo_fast.engine import ops
 from tempo_fast.engine.clock import Clock
 from tempo_fast.language_model.generation import Generation
-from tempo_fast.language_model.sampling import Sampler
 from tempo_fast.options import AskOptions, OpenOptions
 from tempo_fast.video import load_frames, open_source
 from tempo_fast.video.resize import frame_size, plan_resize, resize_frame
@@ -32,6 +31,7 @@ from .sizes import Models
 from .workload import FIRST, FPS, WINDOW, make_video, work_of
 
 CONTEXT = 16384
+CHUNK_PAIRS = {"cuda": 64, "cpu": 16}  # frame pairs that run at once, about as in the engine
 RESIZED = (720, 1280)  # what the frames of the resizing come in
 MOST_RESIZED = 64  # of which so many are held in memory
 MOST_DECODED = 1024  # of the at most 1800 frames of the file that is made
@@ -164,8 +164,7 @@ def test_vision(compare, case, batch, rounding):
     encoder = models.engine.checkpoint.model.vision
     grid = tuple(batch.grids[0, 1:].tolist())
     patches = batch.pixels.to(models.dtype).unflatten(0, (-1, grid[0] * grid[1]))
-    chunk_tokens = models.engine._compressors["video"].chunk_tokens
-    chunk = max(1, chunk_tokens * config.vision.merge**2 // patches.shape[1])
+    chunk = CHUNK_PAIRS[models.device.type]
 
     def engine() -> tuple[torch.Tensor, torch.Tensor]:
         parts = [encoder(part, grid) for part in patches.split(chunk)]
@@ -311,17 +310,16 @@ def test_prefill(compare, case, rounding, new_tokens):
 def test_decode_step(compare, case, rounding, new_tokens):
     """One step of the answer, as the average of all behind the first token."""
     models, embeds = case.models, case.compressed.inputs_embeds
-    nothing: frozenset[int] = frozenset()
-    ids: list[int] = []
+    moments: list[float] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "generate" and done == 1:
+            moments.append(perf_counter())
 
     def engine() -> Stage:
-        made = Generation(models.engine.checkpoint.model, embeds, new_tokens)
-        sampler = Sampler(0.0, 1.0, None, models.device)
-        tokens = made.tokens(sampler, nothing)
-        ids[:] = [next(tokens)]
-        began = perf_counter()
-        ids.extend(tokens)
-        return Stage(list(ids), (perf_counter() - began) / (new_tokens - 1))
+        options = case.options | {"max_new_tokens": new_tokens}
+        answer = case.opened.ask(FIRST, progress=progress, **options)
+        return Stage(answer.token_ids, (perf_counter() - moments[-1]) / (new_tokens - 1))
 
     def baseline() -> Stage:
         made, first = models.baseline.generate(embeds, new_tokens)
