@@ -126,7 +126,8 @@ def check_same(
     """
     if not len(answer.token_ids) == len(expected.token_ids) == new_tokens:
         raise AssertionError(
-            f"{len(answer.token_ids)} and {len(expected.token_ids)} tokens, not {new_tokens}"
+            f"{len(answer.token_ids)} and {len(expected.token_ids)} tokens, not {new_tokens}: an "
+            "answer that ends early is other work (lower --new-tokens)"
         )
     relevance = torch.tensor(answer.relevance)
     check_relevance(relevance, expected.relevance, rounding)
