@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help install demo test train-demo exam lint format aot bench sanitize clean
+.PHONY: help install demo test train-demo exam lint format aot bench report sanitize clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -30,8 +30,11 @@ aot: install  ## compile every kernel for sm_80, sm_90 and sm_100 (needs no GPU)
 	$(BIN)/python -m tempo_kernels.aot --targets 80,90,100 --json benchmarks/results/aot.json \
 		| tee benchmarks/results/aot.txt
 
-bench: install  ## benchmarks; without a GPU the references, on small sizes
-	$(BIN)/python -m pytest benchmarks
+bench: install  ## benchmarks at the machine's size; BENCH="--size small --cases 64:1024" chooses
+	$(BIN)/python -m pytest benchmarks --smoke --rows bench-output/rows.json $(BENCH)
+
+report: install  ## the results that are kept, and those of `make bench`, as a page with pictures
+	$(BIN)/tempo-fast report benchmarks/results $(wildcard bench-output) --output report-output
 
 sanitize: install  ## the allocation kernels under compute-sanitizer (needs a GPU)
 	compute-sanitizer --error-exitcode 1 $(BIN)/python -m tempo_kernels.smoke
@@ -51,4 +54,4 @@ format: install  ## ruff, changing what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove what the other commands made
-	rm -rf $(VENV) demo-output demo-training demo-model demo-exam build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) *-output demo-training demo-model demo-exam build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,9 +1,9 @@
-"""The run's measured ceiling, and one line a figure at the end: time, bandwidth, speed-ups."""
+"""What the suites share: the models, the run's ceilings, rows of figures and where they go."""
 
 from __future__ import annotations
 
-import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,36 +11,84 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels are checked, never timed, there
 
-from .device_timing import ColdCache, copy_bandwidth
-from .provenance import ROOT, provenance, why_not_clean
+from tempo_fast.cli.files import dumps, write_atomically
 
+from . import settings, summary
+from .agreement import Rounding, measure_rounding
+from .ceilings import Ceilings, measure_ceilings
+from .compare import Comparison
+from .device_timing import ColdCache, copy_bandwidth
+from .provenance import provenance
+from .sizes import Models, load_size
+from .upstream import Upstream
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SCHEMA = 1
 _ROWS: list[dict] = []
 _VIDEO_ROWS: list[dict] = []
+_KERNEL_ROWS: list[dict] = []
+_CEILINGS: list[dict] = []
+_written = 0
 
 
 def pytest_addoption(parser) -> None:
-    group = parser.getgroup("tempo-fast benchmarks")
-    group.addoption("--smoke", action="store_true", help="video: seconds instead of an hour")
-    group.addoption("--video-rounds", type=int, default=2, help="video: runs of every way")
-    group.addoption(
-        "--save-video", action="store_true", help="video: keep the figures in benchmarks/results"
-    )
+    settings.add_options(parser)
 
 
 def pytest_configure(config) -> None:
-    if config.getoption("save_video"):
-        if config.getoption("smoke"):
-            raise pytest.UsageError("--save-video keeps no figures of --smoke")
-        if why := why_not_clean():
-            raise pytest.UsageError(f"--save-video needs a clean commit: {why}")
+    settings.check_options(config)
+    if config.getoption("threads"):
+        torch.set_num_threads(config.getoption("threads"))
+
+
+def pytest_generate_tests(metafunc) -> None:
+    if "models" in metafunc.fixturenames:
+        metafunc.parametrize("models", settings.sizes(metafunc.config), indirect=True)
+    if "frames" in metafunc.fixturenames:
+        cases = settings.cases(metafunc.config)
+        if "budget" in metafunc.fixturenames:
+            metafunc.parametrize(("frames", "budget"), cases)
+        else:
+            metafunc.parametrize("frames", list(dict.fromkeys(frames for frames, _ in cases)))
+
+
+def pytest_runtest_teardown(item) -> None:
+    """Write what was measured so far: a run that is cut short keeps it."""
+    global _written
+    if len(rows := _KERNEL_ROWS + _ROWS) > _written:
+        _written = len(rows)
+        _write_rows(item.session, rows)
 
 
 def pytest_sessionfinish(session, exitstatus) -> None:
+    """Rows are of tests that passed; the failures are counted."""
+    if rows := _KERNEL_ROWS + _ROWS:
+        _write_rows(session, rows)
     if session.config.getoption("save_video") and _VIDEO_ROWS and exitstatus == 0:
-        path = ROOT / "benchmarks" / "results" / "video.json"
-        path.parent.mkdir(exist_ok=True)
-        text = json.dumps({**provenance(), "rows": _VIDEO_ROWS}, indent=1)
-        path.write_text(text + "\n", "utf-8")
+        record = {"schema": SCHEMA, "kind": "video", **provenance(), "rows": _VIDEO_ROWS}
+        _write(settings.RESULTS / "video.json", record)
+
+
+def _write_rows(session, rows: list[dict]) -> None:
+    record = {
+        "schema": SCHEMA,
+        "kind": "benchmarks",
+        **provenance(),
+        "ceilings": _CEILINGS,
+        "failed": session.testsfailed,
+        "rows": rows,
+    }
+    for path in settings.destinations(session.config):
+        _write(path, record)
+
+
+def _write(path: Path, record: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, f"{dumps(record, indent=1)}\n".encode())
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    summary.report(terminalreporter, _ROWS, _KERNEL_ROWS, _VIDEO_ROWS)
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +104,14 @@ def ceiling(cold_cache) -> float:
 
 @pytest.fixture(scope="session")
 def rows() -> list[dict]:
-    """Where a benchmark leaves its figures for the summary."""
+    """Where a comparison leaves its figures."""
     return _ROWS
+
+
+@pytest.fixture(scope="session")
+def kernel_rows() -> list[dict]:
+    """Where the kernels' benchmarks leave theirs."""
+    return _KERNEL_ROWS
 
 
 @pytest.fixture(scope="session")
@@ -66,34 +120,38 @@ def video_rows() -> list[dict]:
     return _VIDEO_ROWS
 
 
-def _report_video(terminalreporter) -> None:
-    terminalreporter.section("video: to the last patch")
-    for row in _VIDEO_ROWS:
-        start = f"{row['file']:32} {row['way']:11}"
-        if "missing" in row:
-            terminalreporter.write_line(f"{start} not measured: {row['missing']}")
-            continue
-        terminalreporter.write_line(
-            f"{start} {row['seconds']:7.2f} s, {1 / row['ratios']['seconds']:5.2f} times as fast "
-            f"as {row['against']}; first segment {row['first_segment_seconds']:6.2f} s, "
-            f"CPU {row['cpu_seconds']:7.2f} s, peak {row['peak_bytes'] / 1e9:.2f} GB"
-        )
+@pytest.fixture(scope="session")
+def models(request) -> Models:
+    """Engine and baseline of one size around the same weights."""
+    dtype = request.config.getoption("dtype")
+    return load_size(request.param, DEVICE, getattr(torch, dtype) if dtype else None)
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    if _VIDEO_ROWS:
-        _report_video(terminalreporter)
-    if not torch.cuda.is_available():
-        terminalreporter.write_line(
-            "no CUDA GPU: references timed on the CPU at small sizes; kernels not measured"
-        )
-    if not _ROWS:
-        return
-    terminalreporter.section(f"kernels on {torch.cuda.get_device_name()}")
-    for row in _ROWS:
-        speed = f"{row['gb_per_s']:8.0f} GB/s = {row['share_of_copy']:4.0%} of copy"
-        where = "" if row["captured"] else ", not capturable"
-        terminalreporter.write_line(
-            f"{row['name']:48} {row['implementation']:10} {row['device_us']:9.1f} µs {speed}"
-            f"  called and awaited {row['host_us']:.1f} µs{where}"
-        )
+@pytest.fixture(scope="session")
+def rounding(models) -> Rounding:
+    return measure_rounding(models)
+
+
+@pytest.fixture(scope="session")
+def ceilings(models) -> Ceilings:
+    measured = measure_ceilings(models.device, models.dtype)
+    _CEILINGS.append({"size": models.size} | measured.as_row())
+    return measured
+
+
+@pytest.fixture(scope="session")
+def new_tokens(request) -> int:
+    return settings.new_tokens(request.config)
+
+
+@pytest.fixture(scope="session")
+def upstream(request, models) -> Upstream | None:
+    """The published code itself, where --upstream names a checkout of it."""
+    path = request.config.getoption("upstream")
+    return Upstream(path, models) if path else None
+
+
+@pytest.fixture
+def compare(request, benchmark, models, ceilings, rows) -> Comparison:
+    """Times engine and opponents in turns and keeps the row."""
+    return Comparison(models, ceilings, request.config.getoption("rounds"), benchmark, rows)

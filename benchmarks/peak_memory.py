@@ -1,8 +1,9 @@
-"""Peak memory of two questions about one video, in a process of its own.
+"""Peak memory of two questions about one video, in a process of its own, on the CPU.
 
-`python -m benchmarks.peak_memory engine|baseline` from the repository's root prints
-{"loaded": bytes, "peak": bytes}: the resident size with libraries, weights and frames in memory
-and one short video answered, and by how much the largest size after that exceeds it. Linux only.
+`python -m benchmarks.peak_memory engine|baseline SIZE DTYPE FRAMES BUDGET THREADS` from the
+repository's root prints {"loaded_bytes": …, "peak_bytes": …}: the resident size with libraries,
+weights and frames in memory and one short video answered, and by how much the largest size after
+that exceeds it. Linux only.
 """
 
 from __future__ import annotations
@@ -12,25 +13,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .workload import (
-    ASKING,
-    FIRST,
-    FPS,
-    LATER,
-    WINDOW,
-    ask_baseline,
-    ask_engine,
-    load_baseline,
-    load_engine,
-    make_video,
-)
+import torch
+
+from .sizes import load_size
+from .workload import FIRST, FPS, LATER, WINDOW, make_video
 
 ROOT = Path(__file__).parents[1]
+NEW_TOKENS = 32
 
 
-def measure(which: str) -> dict[str, int]:
-    """Run this file for "engine" or "baseline"."""
-    command = [sys.executable, "-m", "benchmarks.peak_memory", which]
+def measure(which: str, *work: str) -> dict[str, int]:
+    """Run this file for "engine" or "baseline" and SIZE, DTYPE, FRAMES, BUDGET, THREADS."""
+    command = [sys.executable, "-m", "benchmarks.peak_memory", which, *work]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
@@ -47,25 +41,28 @@ def _forget_largest() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def main(which: str) -> None:
-    video = make_video()
+def main(which: str, size: str, dtype: str, frames: str, budget: str, threads: str) -> None:
+    """Print one process's figures."""
+    torch.set_num_threads(int(threads))
+    models = load_size(size, torch.device("cpu"), getattr(torch, dtype))
+    video = make_video(int(frames), *models.frame)
+    options = {"visual_token_budget": int(budget), "max_new_tokens": NEW_TOKENS}
     if which == "engine":
-        engine = load_engine()
-        ask_engine(engine, video[:WINDOW], FIRST)
+        models.engine(video[:WINDOW], FIRST, fps=FPS, **options)
         _forget_largest()
         loaded = _resident("VmRSS")
-        with engine.open(video, fps=FPS) as opened:
+        with models.engine.open(video, fps=FPS) as opened:
             for query in (FIRST, LATER):
-                opened.ask(query, **ASKING)
+                opened.ask(query, **options)
     else:
-        baseline = load_baseline()
-        ask_baseline(baseline, video[:WINDOW], FIRST)
+        models.baseline.answer(video[:WINDOW], FPS, FIRST, **options)
         _forget_largest()
         loaded = _resident("VmRSS")
         for query in (FIRST, LATER):
-            ask_baseline(baseline, video, query)
-    print(json.dumps({"loaded": loaded, "peak": _resident("VmHWM") - loaded}))
+            models.baseline.answer(video, FPS, query, **options)
+    peak = _resident("VmHWM") - loaded
+    print(json.dumps({"loaded_bytes": loaded, "peak_bytes": peak}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

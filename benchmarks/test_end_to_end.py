@@ -1,150 +1,236 @@
-"""A first question, a later one and peak memory: the engine beside the baseline, on the CPU.
+"""A first question, a later one, many of both, and peak memory: the engine beside the baseline.
 
-`pytest benchmarks/test_end_to_end.py --benchmark-json=FILE`. The two take turns in one process, so
-that whatever else the machine does meets both; a row whose answers differ is refused. Each row's
-extra_info holds the baseline's seconds and the ratios. TEMPO_BENCH_ROUNDS and what `workload` reads
-make it shorter. CPU seconds mean more than wall time on a busy machine, with one thread above all:
-two threads that wait for each other spin.
+`pytest benchmarks/test_end_to_end.py --size tiny --cases 1024:8192 --rows FILE`. They take turns in
+one process, so that whatever else the machine does meets all; a row whose answers differ is
+refused. CPU seconds mean more than wall time on a busy machine, with one thread above all: two
+threads that wait for each other spin. `--upstream PATH` adds the published code itself.
 """
 
 from __future__ import annotations
 
-import os
-import statistics
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from tempo_fast import Answer
 
-from . import peak_memory
-from .baseline import BaselineAnswer
-from .workload import (
-    ASKING,
-    FIRST,
-    FPS,
-    LATER,
-    SEGMENTS,
-    ask_baseline,
-    ask_engine,
-    check_same,
-    load_baseline,
-    load_engine,
-    make_video,
-)
-
-ROUNDS = int(os.environ.get("TEMPO_BENCH_ROUNDS", "3"))
+from . import floors, peak_memory
+from .agreement import check_choices, check_same
+from .floors import Floor
+from .sizes import QUESTIONS, Models
+from .workload import FIRST, FPS, LATER, make_video, work_of
 
 
-class Timed:
-    """Calls a function and keeps what each call took: wall seconds, CPU seconds, its stages."""
+@dataclass(frozen=True)
+class Asked:
+    """An answer and the seconds to its first token. timings: by stage."""
 
-    def __init__(self, function: Callable[[], Answer | BaselineAnswer]) -> None:
-        self.function = function
-        self.wall: list[float] = []
-        self.cpu: list[float] = []
-        self.stages: list[dict[str, float]] = []
+    answer: Any
+    first_token_seconds: float
+    timings: dict[str, float]
 
-    def __call__(self) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        answer = self.function()
-        self.wall.append(time.perf_counter() - wall)
-        self.cpu.append(time.process_time() - cpu)
-        self.stages.append(answer.timings)
 
-    def summary(self) -> dict:
-        stages = {
-            name: statistics.median(times[name] for times in self.stages) for name in self.stages[0]
-        }
+def ask(engine: Callable[..., Answer], query: str, *video: object, **options: object) -> Asked:
+    """`engine(*video, query)` with the moment of its first token."""
+    moments: list[float] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "generate" and not moments:
+            moments.append(perf_counter())
+
+    began = perf_counter()
+    answer = engine(*video, query, progress=progress, **options)
+    return Asked(answer, moments[0] - began, answer.timings)
+
+
+class Questions:
+    """Engine and opponents on one video. options: of every question."""
+
+    def __init__(self, models, rounding, frames, budget, new_tokens, upstream) -> None:
+        self.models: Models = models
+        self.rounding = rounding
+        self.frames, self.budget, self.new_tokens = frames, budget, new_tokens
+        self.video = make_video(frames, *models.frame)
+        self.options = {"visual_token_budget": budget, "max_new_tokens": new_tokens}
+        self.upstream = upstream
+
+    def opponents(self, query: str) -> dict[str, Callable[[], Asked]]:
+        found = {"baseline": lambda: self.ask_baseline(query)}
+        if self.upstream:
+            found["upstream"] = lambda: self.upstream.answer(
+                self.video, FPS, query, budget=self.budget, max_new_tokens=self.new_tokens
+            )
+        return found
+
+    def ask_baseline(self, query: str, video=None) -> Asked:
+        began = perf_counter()
+        video = self.video if video is None else video
+        answer = self.models.baseline.answer(video, FPS, query, **self.options)
+        first = perf_counter() - began - answer.timings["generate"]
+        return Asked(answer, first, answer.timings)
+
+    def check(self, ours: Answer, theirs: dict[str, Any], query: str, video=None) -> None:
+        """Refuse an answer that isn't the opponents'; computes the video once more."""
+        video = self.video if video is None else video
+        with self.models.engine.open(video, fps=FPS) as opened:
+            compressed = opened.compress(query, visual_token_budget=self.budget)
+        if "baseline" in theirs:
+            check_same(
+                self.models,
+                self.rounding,
+                ours,
+                theirs["baseline"].answer,
+                compressed,
+                self.new_tokens,
+                self.budget,
+            )
+        if "upstream" in theirs:
+            ids = theirs["upstream"].token_ids
+            if self.models.dtype == torch.float32:
+                assert ours.token_ids == ids, "other token ids than the published code's"
+            check_choices(self.models, self.rounding, compressed.inputs_embeds, ids)
+
+    def facts(self, floor: Callable[..., Floor], query: str) -> dict:
+        """What goes into a row: the case, and the floor of the whole answer and its first token."""
+        config = self.models.engine.config
+        with self.models.engine.open(self.video, fps=FPS) as opened:
+            compressed = opened.compress(query, visual_token_budget=self.budget)
+            work = work_of(self.models, compressed, self.frames, query)
+        first = floor(config, work)
         return {
-            "seconds": statistics.median(self.wall),
-            "cpu_seconds": statistics.median(self.cpu),
-            "stages": stages,
+            "floor": first + floors.decode(config.language_model, work, self.new_tokens - 1),
+            "first_token_floor": first,
+            "frames": self.frames,
+            "budget": self.budget,
+            "segments": work.segments,
+            "prompt_tokens": work.prompt,
+            "new_tokens": self.new_tokens,
         }
-
-
-@pytest.fixture(scope="module")
-def video():
-    return make_video()
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return load_engine()
-
-
-@pytest.fixture(scope="module")
-def baseline():
-    return load_baseline()
 
 
 @pytest.fixture
-def compare(benchmark, capsys):
-    """compare(engine's call, baseline's call, note): time both in turns, engine as the row."""
-
-    def run(ours: Callable[[], Answer], theirs: Callable[[], BaselineAnswer], **note) -> None:
-        check_same(ours(), theirs())
-        engine, baseline = Timed(ours), Timed(theirs)
-        benchmark.pedantic(engine, setup=baseline, rounds=ROUNDS, iterations=1)
-        pairs = [b / e for b, e in zip(baseline.wall, engine.wall, strict=True)]
-        mine, other = engine.summary(), baseline.summary()
-        benchmark.extra_info |= {
-            "device": "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "segments": SEGMENTS,
-            "load_average": os.getloadavg()[0],
-            "engine": mine,
-            "baseline": other,
-            "speedup": statistics.median(pairs),
-            "speedups": pairs,
-            "cpu_speedup": other["cpu_seconds"] / mine["cpu_seconds"],
-            # A baseline that kept its preprocessed frames would be this much slower.
-            "speedup_without_resize": (other["seconds"] - other["stages"]["resize"])
-            / (mine["seconds"] - mine["stages"]["resize"]),
-            **note,
-        }
-        with capsys.disabled():
-            print(f"\n{benchmark.name}: {statistics.median(pairs):.2f} times as fast")
-
-    return run
+def questions(models, rounding, frames, budget, new_tokens, upstream):
+    return Questions(models, rounding, frames, budget, new_tokens, upstream)
 
 
-def test_first_question(compare, engine, baseline, video):
-    compare(
-        lambda: ask_engine(engine, video, FIRST),
-        lambda: ask_baseline(baseline, video, FIRST),
-        expected_speedup=3,
+def _finish(row: dict, ceilings, first_token_floor: Floor) -> None:
+    """Add what follows from the times: tokens a second, the first token's share of its floor."""
+    row["first_token_floor"] = first_token_floor.as_row(ceilings)
+    engine = row["engine"]
+    row["first_token_share_of_floor"] = (
+        row["first_token_floor"]["seconds"] / engine["first_token_seconds"]
     )
+    for side in ("engine", "baseline"):
+        if "first_token_seconds" in row[side]:
+            decoding = row[side]["seconds"] - row[side]["first_token_seconds"]
+            row[side]["tokens_per_second"] = (row["new_tokens"] - 1) / decoding
 
 
-def test_later_question(compare, engine, baseline, video):
-    with engine.open(video, fps=FPS) as opened:
-        opened.ask(FIRST, **ASKING)
-        compare(
-            lambda: opened.ask(LATER, **ASKING),
-            lambda: ask_baseline(baseline, video, LATER),
-            expected_speedup=8,
+def test_first_question(compare, ceilings, questions):
+    facts = questions.facts(floors.first_token, FIRST)
+    first = facts.pop("first_token_floor")
+    row = compare(
+        "end to end",
+        "first question",
+        lambda: ask(questions.models.engine, FIRST, questions.video, fps=FPS, **questions.options),
+        questions.opponents(FIRST),
+        check=lambda ours, theirs: questions.check(ours.answer, theirs, FIRST),
+        **facts,
+    )
+    _finish(row, ceilings, first)
+
+
+def test_later_question(compare, ceilings, questions):
+    facts = questions.facts(floors.later_token, LATER)
+    first = facts.pop("first_token_floor")
+    with questions.models.engine.open(questions.video, fps=FPS) as opened:
+        opened.ask(FIRST, **questions.options)
+        row = compare(
+            "end to end",
+            "later question",
+            lambda: ask(opened.ask, LATER, **questions.options),
+            questions.opponents(LATER),
+            check=lambda ours, theirs: questions.check(ours.answer, theirs, LATER),
+            **facts,
         )
+    row["baseline"].pop("peak_bytes", None)  # the engine's open video was there beside it
+    _finish(row, ceilings, first)
 
 
-def test_peak_memory(benchmark, capsys):
-    """The row's seconds are a whole process's; its figures are in extra_info."""
-    baseline = peak_memory.measure("baseline")
+def test_throughput(compare, request, questions):
+    """Several questions about each of several videos; the engine encodes each video once."""
+    count = request.config.getoption("videos")
+    asked = [
+        QUESTIONS[number % len(QUESTIONS)]
+        for number in range(request.config.getoption("questions"))
+    ]
+    models, options = questions.models, questions.options
+    shape = questions.video.shape[:3]
+    videos = [
+        questions.video,
+        *(make_video.__wrapped__(*shape, seed) for seed in range(2, count + 1)),
+    ]
+
+    def engine() -> list[Answer]:
+        answers = []
+        for video in videos:
+            with models.engine.open(video, fps=FPS) as opened:
+                answers += [opened.ask(query, **options) for query in asked]
+        return answers
+
+    def baseline() -> list[Asked]:
+        return [questions.ask_baseline(query, video) for video in videos for query in asked]
+
+    def check(ours: list[Answer], theirs: dict[str, list[Asked]]) -> None:
+        work = [(video, query) for video in videos for query in asked]
+        for answer, other, (video, query) in zip(ours, theirs["baseline"], work, strict=True):
+            questions.check(answer, {"baseline": other}, query, video)
+
+    row = compare(
+        "end to end",
+        "throughput",
+        engine,
+        {"baseline": baseline},
+        check=check,
+        frames=questions.frames,
+        budget=questions.budget,
+        new_tokens=questions.new_tokens,
+        videos=count,
+        questions=len(asked),
+    )
+    for side in ("engine", "baseline"):
+        if "seconds" in row[side]:
+            row[side]["questions_per_second"] = count * len(asked) / row[side]["seconds"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU every row has its peak memory")
+def test_peak_memory(benchmark, rows, request, models, frames, budget):
+    """The row's figures are of a process each, beyond the loaded model."""
+    size = request.node.callspec.params["models"]
+    dtype = str(models.dtype).removeprefix("torch.")
+    work = [size, dtype, str(frames), str(budget), str(torch.get_num_threads())]
+    baseline = peak_memory.measure("baseline", *work)
     peaks: list[dict[str, int]] = []
-    benchmark.pedantic(lambda: peaks.append(peak_memory.measure("engine")), rounds=1, iterations=1)
+    benchmark.pedantic(
+        lambda: peaks.append(peak_memory.measure("engine", *work)), rounds=1, iterations=1
+    )
     (engine,) = peaks
-    share = engine["peak"] / baseline["peak"]
-    benchmark.extra_info |= {
-        "segments": SEGMENTS,
-        "engine": engine,
-        "baseline": baseline,
-        "share": share,
-        "expected_share": 0.5,
-    }
-    with capsys.disabled():
-        print(f"\n{benchmark.name}: {share:.0%} of the baseline's")
+    ratio = baseline["peak_bytes"] / engine["peak_bytes"]
+    rows.append(
+        {
+            "suite": "end to end",
+            "name": "peak memory",
+            "size": models.size,
+            "device": "cpu",
+            "dtype": dtype,
+            "frames": frames,
+            "budget": budget,
+            "engine": engine,
+            "baseline": baseline | {"ratio": ratio},
+        }
+    )
+    benchmark.extra_info |= rows[-1]

@@ -62,6 +62,7 @@ def _time_on_device(benchmark, request, case, call, function, implementation) ->
     benchmark.pedantic(run, setup=cold_cache, rounds=ROUNDS, warmup_rounds=3, iterations=1)
     seconds = statistics.median(benchmark.stats.stats.data)
     row = {
+        "suite": "kernels",
         "name": case.name(DEVICE),
         "implementation": implementation,
         "device": torch.cuda.get_device_name(),
@@ -75,7 +76,7 @@ def _time_on_device(benchmark, request, case, call, function, implementation) ->
         "torch": torch.__version__,
     }
     benchmark.extra_info |= row
-    request.getfixturevalue("rows").append(row)
+    request.getfixturevalue("kernel_rows").append(row)
 
 
 def _check(actual: Any, case: Case) -> None:

@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="not measured: PyAV isn't installed here")
 
 from .video_files import FULL, SMOKE, VideoFile
 from .video_paths import NEEDS, WAYS

@@ -1,61 +1,46 @@
-"""The work of the end-to-end comparison: the golden checkpoint, a long video in memory, questions.
-
-TEMPO_BENCH_SEGMENTS sets the length of the video, 128 segments (1024 frames) if it is not set, and
-TEMPO_BENCH_THREADS the threads of each, 2 if it is not set.
-"""
+"""The work that is timed: videos in memory, questions, and the shapes that floors follow from."""
 
 from __future__ import annotations
 
-import os
 import runpy
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import torch
 
-from tempo_fast import Answer, TempoFastPipeline
+from tempo_fast import CompressedVideo
+from tempo_fast.video.resize import frame_size
 
-from .baseline import Baseline, BaselineAnswer
+from .floors import Work
+from .sizes import GOLDEN, QUESTIONS, Models
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
-CHECKPOINT = GOLDEN / "checkpoint" / "tiny-tempo"
-SEGMENTS = int(os.environ.get("TEMPO_BENCH_SEGMENTS", "128"))
 WINDOW, FPS = 8, 2.0
-HEIGHT, WIDTH = 180, 320
 DISTINCT = 64  # frames that are made; a longer video repeats them
-THREADS = int(os.environ.get("TEMPO_BENCH_THREADS", "2"))
-ASKING = {"max_new_tokens": 32}
-FIRST, LATER = "What color is the ball?", "When does it stop?"
+FIRST, LATER = QUESTIONS[:2]
 
 
-def make_video(segments: int = SEGMENTS) -> np.ndarray:
-    """uint8 [8 · segments, 180, 320, 3]."""
+@lru_cache(maxsize=2)
+def make_video(frames: int, height: int, width: int, seed: int = 1) -> np.ndarray:
+    """uint8 [frames, height, width, 3] in memory."""
     make_frames = runpy.run_path(str(GOLDEN / "frames.py"))["make_frames"]
-    count = segments * WINDOW
-    distinct = make_frames(min(count, DISTINCT), HEIGHT, WIDTH, 1)
-    return np.tile(distinct, (-(-count // len(distinct)), 1, 1, 1))[:count]
+    distinct = make_frames(min(frames, DISTINCT), height, width, seed)
+    return np.tile(distinct, (-(-frames // len(distinct)), 1, 1, 1))[:frames]
 
 
-def load_engine() -> TempoFastPipeline:
-    torch.set_num_threads(THREADS)
-    return TempoFastPipeline.from_pretrained(CHECKPOINT, device="cpu", dtype="float32")
-
-
-def load_baseline() -> Baseline:
-    torch.set_num_threads(THREADS)
-    return Baseline.from_folder(CHECKPOINT)
-
-
-def ask_engine(engine: TempoFastPipeline, video: np.ndarray, query: str) -> Answer:
-    return engine(video, query, fps=FPS, **ASKING)
-
-
-def ask_baseline(baseline: Baseline, video: np.ndarray, query: str) -> BaselineAnswer:
-    return baseline.answer(video, FPS, query, **ASKING)
-
-
-def check_same(answer: Answer, expected: BaselineAnswer) -> None:
-    """Refuse a comparison of different work: a short answer, or not the baseline's."""
-    assert len(expected.token_ids) == ASKING["max_new_tokens"], "the answer ended early"
-    assert answer.allocations == expected.allocations, "other allocations than the baseline's"
-    assert answer.token_ids == expected.token_ids, "other token ids than the baseline's"
+def work_of(models: Models, compressed: CompressedVideo, frames: int, query: str) -> Work:
+    """The shapes of a question about a video of `frames` frames, every segment taken as full."""
+    prompt = models.engine._compressors["video"].prompt
+    config = models.engine.config
+    height, width = frame_size(*models.frame)
+    patches = (height // config.vision.patch) * (width // config.vision.patch)
+    moments = [0.0] * (-(-min(frames, WINDOW) // config.vision.temporal_patch))
+    return Work(
+        frames=frames,
+        patches=patches,
+        system=len(prompt.system),
+        visual=len(prompt.visual(moments, patches // config.vision.merge**2)),
+        query=len(prompt.query(query)),
+        kept=compressed.allocations.tolist(),
+        prompt=len(compressed.inputs_embeds),
+        itemsize=torch.finfo(models.dtype).bits // 8,
+    )

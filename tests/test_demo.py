@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("av")
+
 from tempo_fast.demo import MODEL
 from tempo_fast.demo.questions import TIME_TOLERANCE
 from tempo_fast.demo.showing import FILM, QUESTIONS

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("av")
+
 from tempo_fast.demo import MODEL
 from tempo_fast.demo.exam import make_exam
 

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+pytest.importorskip("av")
+
 from tempo_fast.demo.exam import make_exam
 from tempo_fast.demo.film import MOST_AT_ONCE, MOTIONS, Event, Film, is_held_out, make_film
 from tempo_fast.demo.questions import CLEARLY_APART, KINDS, MAKERS, WORDINGS, make_question

@@ -1,11 +1,14 @@
 import struct
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+pytest.importorskip("av")
+
+import av
 
 from tempo_fast.errors import DamageWarning, VideoError
 from tempo_fast.options import OpenOptions

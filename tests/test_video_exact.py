@@ -4,9 +4,12 @@ import random
 from contextlib import closing
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
+
+pytest.importorskip("av")
+
+import av
 
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.decode import VideoFile

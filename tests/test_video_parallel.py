@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("av")
+
 from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video import decode

@@ -7,7 +7,7 @@ their memory tokens, and `generate()` answers with a dynamic cache.
 
 from .answer import Baseline, BaselineAnswer
 from .networks import Networks, build_networks, read_networks
-from .segments import SegmentBatch, prepare
+from .segments import SegmentBatch, make_patches, prepare
 
 __all__ = [
     "Baseline",
@@ -15,6 +15,7 @@ __all__ = [
     "Networks",
     "SegmentBatch",
     "build_networks",
+    "make_patches",
     "prepare",
     "read_networks",
 ]

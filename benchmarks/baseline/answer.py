@@ -95,9 +95,9 @@ class Baseline:
             batch = prepare(self.base_tokenizer, frames, fps, query, frame_windows)
             batch = batch.to(self.device)
         with clock("vision"):
-            tokens, features = self._see(batch)
+            tokens, features = self.see(batch)
         with clock("compress"):
-            memory, relevance = self._compress(batch, tokens, features)
+            memory, relevance = self.compress(batch, tokens, features)
         with clock("allocate"):
             if dynamic_compress:
                 counts = allocate(
@@ -109,22 +109,20 @@ class Baseline:
             else:
                 counts = [memory.shape[1]] * len(memory)
         with clock("prefill"):
-            embeds = self._assemble(
-                query, memory, counts, batch.centres, tokenizer_model_max_length
-            )
+            embeds = self.assemble(query, memory, counts, batch.centres, tokenizer_model_max_length)
         del batch, tokens, features, memory
         began = perf_counter()
-        ids, first = self._generate(embeds, max_new_tokens)
+        ids, first = self.generate(embeds, max_new_tokens)
         clock.add("prefill", first - began)
         clock.add("generate", perf_counter() - first)
         return BaselineAnswer(ids, relevance.cpu(), counts, embeds, dict(clock.seconds))
 
-    def _see(self, batch: SegmentBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def see(self, batch: SegmentBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Visual tokens [V, D] and deepstack features [V, D] of all segments."""
         seen = self.networks.vision_language.get_video_features(batch.pixels, batch.grids)
         return torch.cat(seen.pooler_output), [torch.cat(part) for part in seen.deepstack_features]
 
-    def _compress(
+    def compress(
         self, batch: SegmentBatch, tokens: torch.Tensor, features: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Memory tokens [S, M, D] after the final norm and relevance float32 [S]."""
@@ -155,7 +153,7 @@ class Baseline:
         relevance = torch.sigmoid(last.float() @ self.networks.yes_minus_no)
         return hidden[is_memory].view(segments, count, -1), relevance
 
-    def _assemble(
+    def assemble(
         self,
         query: str,
         memory: torch.Tensor,
@@ -180,7 +178,7 @@ class Baseline:
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         return torch.tensor(ids, device=self.device)
 
-    def _generate(self, embeds: torch.Tensor, max_new_tokens: int) -> tuple[list[int], float]:
+    def generate(self, embeds: torch.Tensor, max_new_tokens: int) -> tuple[list[int], float]:
         """Token ids, and the moment when the first was there."""
         watch = _FirstToken()
         ids = self.networks.language_model.generate(

@@ -39,21 +39,31 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase, frames: np.ndarray, fps: float, query: str, window: int
 ) -> SegmentBatch:
     """Frames uint8 [F, H, W, 3] sampled at `fps`, cut into segments of `window` frames."""
-    steps = plan_resize(*frames.shape[1:3])
-    images = [_by_pillow(frame, steps) for frame in frames]
-    pixels, grids, ids = [], [], []
-    for first in range(0, len(images), window):
-        values, grid = patchify(_by_torch(images[first : first + window], steps))
-        pixels.append(values)
-        grids.append(grid)
-        ids.append(_prompt_ids(tokenizer, query, grid, first, fps))
+    pixels, grids = make_patches(frames, window)
+    ids = [
+        _prompt_ids(tokenizer, query, grid, index * window, fps) for index, grid in enumerate(grids)
+    ]
     return SegmentBatch(
         input_ids=pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
         attention_mask=pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
-        pixels=torch.cat(pixels),
+        pixels=pixels,
         grids=torch.tensor(grids),
-        centres=[(first + window / 2) / fps for first in range(0, len(images), window)],
+        centres=[(first + window / 2) / fps for first in range(0, len(frames), window)],
     )
+
+
+def make_patches(
+    frames: np.ndarray, window: int
+) -> tuple[torch.Tensor, list[tuple[int, int, int]]]:
+    """Resize and cut frames uint8 [F, H, W, 3]: patches float32 [patches, 1536] of all segments,
+    and (temporal patches, rows, columns) of each."""
+    steps = plan_resize(*frames.shape[1:3])
+    images = [_by_pillow(frame, steps) for frame in frames]
+    segments = [
+        patchify(_by_torch(images[first : first + window], steps))
+        for first in range(0, len(images), window)
+    ]
+    return torch.cat([patches for patches, _ in segments]), [grid for _, grid in segments]
 
 
 def _by_pillow(frame: np.ndarray, steps: tuple[Step, ...]) -> Image.Image:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tempo_fast import __version__
-from tempo_fast.cli import ablate, answer, batch, convert, demo, infer, info, plot
+from tempo_fast.cli import ablate, answer, batch, convert, demo, infer, info, plot, profile, report
 from tempo_fast.errors import TempoError
 
-COMMANDS = (answer, batch, ablate, infer, plot, convert, info, demo)
+COMMANDS = (answer, batch, ablate, infer, plot, convert, info, demo, profile, report)
 FAILED, INTERRUPTED, PIPE_CLOSED = 1, 130, 141
 
 

@@ -125,6 +125,18 @@ def _write_folder(folder: Path, config: dict, tokenizer: PreTrainedTokenizerFast
     tokenizer.save_pretrained(folder)
 
 
+def fill_randomly(model: TempoModel, generator: torch.Generator) -> None:
+    """Give every parameter of the checkpoint a random value, on the model's device.
+
+    Matrices keep the size of what they multiply; norms start at one and biases at zero.
+    """
+    for name, target in model.checkpoint_targets().items():
+        if target.ndim > 1:
+            target.normal_(0, target[0].numel() ** -0.5, generator=generator)
+        else:
+            target.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
 def make_checkpoint(folder: Path, *, seed: int = 0, **changes: object) -> Path:
     """Write a checkpoint and, beside it, its base; return the checkpoint's folder.
 
@@ -140,14 +152,8 @@ def make_checkpoint(folder: Path, *, seed: int = 0, **changes: object) -> Path:
 
     model = TempoModel(read_config(tempo, base), device=torch.device("cpu"), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, target in model.checkpoint_targets().items():
-        # Matrices keep the size of what they multiply; norms start at one and biases at zero.
-        if target.ndim > 1:
-            target.normal_(0, target[0].numel() ** -0.5, generator=generator)
-        else:
-            target.fill_(0.0 if name.endswith("bias") else 1.0)
-        weights[name] = target.clone()
+    fill_randomly(model, generator)
+    weights = {name: target.clone() for name, target in model.checkpoint_targets().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     table = torch.randn(len(tokenizer), base["text_config"]["hidden_size"], generator=generator)
     save_file(

@@ -1,14 +1,17 @@
-"""Seconds by stage."""
+"""Seconds by stage, and the stages' names in a profiler's trace."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from time import perf_counter
 
 import torch
 
 from tempo_fast.answer import STAGES
+
+_NO_REGION = nullcontext()
+_naming = False
 
 
 class Clock:
@@ -25,12 +28,35 @@ class Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         begin = perf_counter()
         try:
-            yield
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
+            with _region(stage, self._device) if _naming else _NO_REGION:
+                yield
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize(self._device)
         finally:
             self.seconds[stage] += perf_counter() - begin
 
     def add(self, stage: str, seconds: float) -> None:
         """Count seconds that were measured elsewhere."""
         self.seconds[stage] += seconds
+
+
+@contextmanager
+def named_stages() -> Iterator[None]:
+    """Within it, every clock's stages are regions `stage: NAME` of torch's profiler and, on CUDA,
+    NVTX ranges."""
+    global _naming
+    before, _naming = _naming, True
+    try:
+        yield
+    finally:
+        _naming = before
+
+
+@contextmanager
+def _region(stage: str, device: torch.device) -> Iterator[None]:
+    name = f"stage: {stage}"
+    with ExitStack() as stack:
+        stack.enter_context(torch.profiler.record_function(name))
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.nvtx.range(name))
+        yield

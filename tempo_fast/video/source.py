@@ -15,7 +15,6 @@ from tempo_fast.address import is_url
 from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.arrays import ArrayImage, ArrayVideo, NpyVideo
-from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.npz import NpzVideo
 from tempo_fast.video.remote import download
@@ -105,11 +104,24 @@ def _open_path(path: Path, options: OpenOptions) -> FrameSource:
         return NpzVideo(path, options)
     if suffix not in IMAGE_SUFFIXES:
         _refuse_fps(path, options)
-        return VideoFile(path, options)
+        return _video_file(path, options)
     if is_animation(path):
         _refuse_fps(path, options)
         return Animation(path, options)
     return _image(read_image(path), options)
+
+
+def _video_file(path: Path, options: OpenOptions) -> FrameSource:
+    try:  # here, because everything but video files works without PyAV
+        from tempo_fast.video.decode import VideoFile
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
+        raise VideoError(
+            f"reading {path.name} needs PyAV, which isn't installed: pip install av (frames in an "
+            "array or a .npy file need none)"
+        ) from error
+    return VideoFile(path, options)
 
 
 def _refuse_fps(path: Path, options: OpenOptions) -> None:

@@ -1,0 +1,356 @@
+"""Times every stage beside the baseline's, on the same inputs, as a share of its floor.
+
+`pytest benchmarks/test_stages.py --size tiny --cases 64:8192 --rows FILE`. Engine and baseline take
+turns in one process; a stage whose result differs from the baseline's gets no row but a failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import pytest
+import torch
+
+from tempo_fast import CompressedVideo, Video
+from tempo_fast.compression.strategies import strategy_of
+from tempo_fast.engine import ops
+from tempo_fast.engine.clock import Clock
+from tempo_fast.language_model.generation import Generation
+from tempo_fast.options import AskOptions, OpenOptions
+from tempo_fast.video import load_frames, open_source
+from tempo_fast.video.resize import frame_size, plan_resize, resize_frame
+from tempo_fast.video.segments import SegmentReader
+
+from . import floors
+from .agreement import check_choices, check_close, check_relevance, next_logits
+from .baseline import make_patches, prepare
+from .compare import Stage
+from .sizes import Models
+from .workload import FIRST, FPS, WINDOW, make_video, work_of
+
+CONTEXT = 16384
+CHUNK_PAIRS = {"cuda": 64, "cpu": 16}  # frame pairs that run at once, about as in the engine
+RESIZED = (720, 1280)  # what the frames of the resizing come in
+MOST_RESIZED = 64  # of which so many are held in memory
+MOST_DECODED = 1024  # of the at most 1800 frames of the file that is made
+
+
+@dataclass
+class Case:
+    """A video, open, and a question to it. work: their shapes."""
+
+    models: Models
+    video: np.ndarray
+    opened: Video
+    compressed: CompressedVideo
+    work: floors.Work
+    options: dict
+
+    @property
+    def facts(self) -> dict:
+        return {
+            "frames": self.work.frames,
+            "budget": self.options["visual_token_budget"],
+            "segments": self.work.segments,
+            "prompt_tokens": self.work.prompt,
+        }
+
+
+@pytest.fixture
+def case(models, frames, budget):
+    video = make_video(frames, *models.frame)
+    options = {"visual_token_budget": budget, "tokenizer_model_max_length": CONTEXT}
+    with models.engine.open(video, fps=FPS) as opened:
+        compressed = opened.compress(FIRST, **options)
+        work = work_of(models, compressed, frames, FIRST)
+        yield Case(models, video, opened, compressed, work, options)
+
+
+@pytest.fixture
+def batch(case):
+    """The baseline's padded batch of all segments, on the device."""
+    baseline = case.models.baseline
+    batch = prepare(baseline.base_tokenizer, case.video, FPS, FIRST, WINDOW)
+    return batch.to(baseline.device)
+
+
+def test_decode(compare, rows, tmp_path, models, frames):
+    """A video file to frames, against decoding it whole in order with FFmpeg's threads."""
+    try:
+        import av
+    except ImportError:
+        missing = "PyAV isn't installed here"
+        row = {"suite": "stages", "name": "decode", "size": models.size, "frames": frames}
+        rows.append(row | {"missing": missing})
+        pytest.skip(f"not measured: {missing}")
+    from .video_files import VideoFile
+
+    count = min(frames, MOST_DECODED)
+    file = VideoFile(360, 640, gop=48, seconds=min(max(4, count // 2), 60), bit_rate=600_000)
+    path = file.path(tmp_path)
+
+    def baseline() -> np.ndarray:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            wanted = set(np.rint(np.linspace(0, stream.frames - 1, count)).astype(int).tolist())
+            return np.stack(
+                [
+                    frame.to_ndarray(format="rgb24")
+                    for number, frame in enumerate(container.decode(stream))
+                    if number in wanted
+                ]
+            )
+
+    def check(ours: np.ndarray, theirs: dict) -> None:
+        np.testing.assert_array_equal(ours, theirs["baseline"])
+
+    compare(
+        "stages",
+        "decode",
+        lambda: load_frames(path, max_frames=count, video_fps=1000)[0],
+        {"baseline": baseline},
+        check=check,
+        frames=count,
+        file=file.name,
+    )
+
+
+@torch.inference_mode()
+def test_resize(compare, models, frames):
+    """Frames of 1280×720 to patches on the device, as the engine does it there."""
+    count = min(frames, MOST_RESIZED)
+    video = make_video(count, *RESIZED)
+    device, dtype = models.device, models.dtype
+    on_device = ops.uses_kernels(device)
+    steps = plan_resize(*RESIZED) if on_device else ()
+    resizing = tuple((step.height, step.width, step.by_pillow) for step in steps)
+    height, width = frame_size(*RESIZED)
+    patches = (height // 16) * (width // 16)
+    itemsize = torch.finfo(dtype).bits // 8
+    work = floors.Work(count, patches, 0, 0, 0, (), 0, itemsize)
+
+    def engine() -> torch.Tensor:
+        source = open_source(video, OpenOptions(fps=FPS))
+        resize = (lambda frame: frame) if on_device else resize_frame
+        with source, SegmentReader(source, WINDOW, WINDOW, resize=resize) as reader:
+            parts = [ops.preprocess(window.to(device), resizing, dtype) for window in reader]
+        return torch.cat(parts).reshape(-1, parts[0].shape[-1])
+
+    def check(ours: torch.Tensor, theirs: dict) -> None:
+        # One of 255 levels, and what the dtype rounds: kernels may round a half the other way.
+        off = (ours.float() - theirs["baseline"].float()).abs()
+        rounding = torch.finfo(dtype).eps
+        assert off.max() <= 1 / 127.5 + rounding, f"a pixel is {off.max():.3g} off"
+        assert off.mean() <= rounding + 1e-4, f"pixels are {off.mean():.3g} off on average"
+
+    compare(
+        "stages",
+        "resize",
+        engine,
+        {"baseline": lambda: make_patches(video, WINDOW)[0].to(device)},
+        check=check,
+        floor=floors.resize(RESIZED, work, models.engine.config.vision),
+        frames=count,
+    )
+
+
+@torch.inference_mode()
+def test_vision(compare, case, batch, rounding):
+    """Patches on the device to visual tokens and deepstack features of all frames."""
+    models, config = case.models, case.models.engine.config
+    encoder = models.engine.checkpoint.model.vision
+    grid = tuple(batch.grids[0, 1:].tolist())
+    patches = batch.pixels.to(models.dtype).unflatten(0, (-1, grid[0] * grid[1]))
+    chunk = CHUNK_PAIRS[models.device.type]
+
+    def engine() -> tuple[torch.Tensor, torch.Tensor]:
+        parts = [encoder(part, grid) for part in patches.split(chunk)]
+        tokens = torch.cat([part[0].flatten(0, 1) for part in parts])
+        return tokens, torch.cat([part[1][0].flatten(0, 1) for part in parts])
+
+    def check(ours: tuple[torch.Tensor, torch.Tensor], theirs: dict) -> None:
+        tokens, features = theirs["baseline"]
+        check_close(ours[0], tokens, rounding.vision, "visual tokens")
+        check_close(ours[1], features[0], rounding.vision, "deepstack features")
+
+    compare(
+        "stages",
+        "vision",
+        engine,
+        {"baseline": lambda: models.baseline.see(batch)},
+        check=check,
+        floor=floors.vision(config.vision, case.work),
+        **case.facts,
+    )
+
+
+@pytest.mark.parametrize("question", ["first", "later"])
+@torch.inference_mode()
+def test_compress(compare, case, batch, rounding, question):
+    """Visual tokens and a question to relevance and the kept memory tokens.
+
+    The first question includes the visual part, a later one finds its keys and values. The seconds
+    are those that the engine's clock counts for this stage.
+    """
+    models, config = case.models, case.models.engine.config.compressor
+    tokens, features = models.baseline.see(batch)
+
+    def engine() -> Stage:
+        clock = Clock(models.device)
+        if question == "first":
+            with models.engine.open(case.video, fps=FPS) as opened:
+                opened.ask(FIRST, clock=clock, max_new_tokens=1, **case.options)
+                return Stage(None, opened.timings["compress"] + clock.seconds["compress"])
+        case.opened.ask(FIRST, clock=clock, max_new_tokens=1, **case.options)
+        return Stage(None, clock.seconds["compress"])
+
+    def check(_: Stage, theirs: dict) -> None:
+        memory, relevance = theirs["baseline"]
+        everything = case.opened.compress(FIRST, strategy="none", **case.options)
+        check_relevance(everything.relevance, relevance, rounding)
+        check_close(everything.tokens, memory.flatten(0, 1), rounding.memory, "memory tokens")
+        kept = torch.cat([m[:k] for m, k in zip(memory, case.work.kept, strict=True)])
+        check_close(case.compressed.tokens, kept, rounding.memory, "kept memory tokens")
+
+    floor = floors.ask(config, case.work)
+    if question == "first":
+        floor += floors.encode(config, case.work)
+    compare(
+        "stages",
+        "compress" if question == "first" else "compress, later",
+        engine,
+        {"baseline": lambda: models.baseline.compress(batch, tokens, features)},
+        check=check,
+        floor=floor,
+        **case.facts,
+    )
+
+
+@torch.inference_mode()
+def test_allocate(compare, case):
+    """Relevance on the device to counts on the host."""
+    from tempo_fast.compression.allocation import allocate
+
+    tokens = case.models.engine.config.memory_tokens
+    budget = case.options["visual_token_budget"]
+    rule = {"tokens": tokens, "budget": budget, "min_tokens": 4}
+    relevance = case.compressed.relevance
+    strategy = strategy_of(AskOptions(visual_token_budget=budget))
+
+    def check(ours: list[int], theirs: dict) -> None:
+        assert ours == theirs["baseline"] == case.compressed.allocations.tolist()
+
+    compare(
+        "stages",
+        "allocate",
+        lambda: strategy.allocate(relevance, **rule).tolist(),
+        {"baseline": lambda: allocate(relevance.cpu(), **rule).tolist()},
+        check=check,
+        floor=floors.allocate(case.work),
+        **case.facts,
+    )
+
+
+@torch.inference_mode()
+def test_assemble(compare, case, batch, rounding):
+    """Kept memory tokens through the projector, and the language model's whole prompt."""
+    models, counts = case.models, list(case.work.kept)
+    kept = case.compressed.tokens
+    memory = torch.zeros(len(counts), max(counts), kept.shape[1], dtype=kept.dtype).to(kept.device)
+    for row, tokens in zip(memory, kept.split(counts), strict=True):
+        row[: len(tokens)] = tokens
+
+    def check(ours: torch.Tensor, theirs: dict) -> None:
+        check_close(ours, theirs["baseline"], rounding.memory, "the prompt")
+        check_close(ours, case.compressed.inputs_embeds, rounding.memory, "the engine's prompt")
+
+    compare(
+        "stages",
+        "assemble",
+        lambda: models.engine._prompt.assemble(FIRST, kept, counts, batch.centres, CONTEXT),
+        {
+            "baseline": lambda: models.baseline.assemble(
+                FIRST, memory, counts, batch.centres, CONTEXT
+            )
+        },
+        check=check,
+        floor=floors.assemble(models.engine.config, case.work),
+        **case.facts,
+    )
+
+
+@torch.inference_mode()
+def test_prefill(compare, case, rounding, new_tokens):
+    """The prompt's embeddings to the logits of the first token."""
+    models, embeds = case.models, case.compressed.inputs_embeds
+    language_model = models.baseline.networks.language_model
+
+    def baseline() -> torch.Tensor:
+        made = language_model(inputs_embeds=embeds[None], logits_to_keep=1, use_cache=True)
+        return made.logits[0]
+
+    def check(ours: torch.Tensor, theirs: dict) -> None:
+        check_close(ours, theirs["baseline"], rounding.logits, "logits")
+
+    compare(
+        "stages",
+        "prefill",
+        lambda: Generation(models.engine.checkpoint.model, embeds, new_tokens).logits,
+        {"baseline": baseline},
+        check=check,
+        floor=floors.prefill(models.engine.config.language_model, case.work),
+        **case.facts,
+    )
+
+
+@torch.inference_mode()
+def test_decode_step(compare, case, rounding, new_tokens):
+    """One step of the answer, as the average of all behind the first token."""
+    models, embeds = case.models, case.compressed.inputs_embeds
+    moments: list[float] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "generate" and done == 1:
+            moments.append(perf_counter())
+
+    def engine() -> Stage:
+        options = case.options | {"max_new_tokens": new_tokens}
+        answer = case.opened.ask(FIRST, progress=progress, **options)
+        return Stage(answer.token_ids, (perf_counter() - moments[-1]) / (new_tokens - 1))
+
+    def baseline() -> Stage:
+        made, first = models.baseline.generate(embeds, new_tokens)
+        return Stage(made, (perf_counter() - first) / (new_tokens - 1))
+
+    def check(ours: Stage, theirs: dict) -> None:
+        assert len(ours.value) == len(theirs["baseline"].value) == new_tokens
+        if models.dtype == torch.float32:
+            assert ours.value == theirs["baseline"].value, "other token ids than the baseline's"
+        else:
+            check_choices(models, rounding, embeds, ours.value)
+            check_close(
+                Generation(models.engine.checkpoint.model, embeds, 1).logits,
+                next_logits(models.baseline, embeds),
+                rounding.logits,
+                "logits",
+            )
+
+    config = models.engine.config.language_model
+    steps = floors.decode(config, case.work, new_tokens - 1)
+    floor = floors.Floor(steps.flops / (new_tokens - 1), steps.bytes / (new_tokens - 1))
+    row = compare(
+        "stages",
+        "decode step",
+        engine,
+        {"baseline": baseline},
+        check=check,
+        floor=floor,
+        new_tokens=new_tokens,
+        **case.facts,
+    )
+    for side in ("engine", "baseline"):
+        if "seconds" in row[side]:
+            row[side]["tokens_per_second"] = 1 / row[side]["seconds"]
