@@ -23,3 +23,7 @@ class OptionError(TempoError, ValueError):
 
 class ModelError(TempoError):
     """The model computed something that is no number (its weights or kernels are broken)."""
+
+
+class OutOfMemoryError(TempoError):
+    """The device's memory is too small, even for the smallest pieces of the work."""
