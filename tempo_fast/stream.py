@@ -108,6 +108,8 @@ def _generate(
             progress("generate", len(ids), options.max_new_tokens)
         if parts[-1]:
             yield parts[-1]
+    # After a stop string there would be more; the steps are free for the next answer now.
+    tokens.close()
     parts.append(text.finish())
     if parts[-1]:
         yield parts[-1]

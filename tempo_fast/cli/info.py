@@ -104,12 +104,13 @@ def _memory(config: Any, parameters: int) -> dict[str, Any]:
     from tempo_fast.language_model.steps import CACHE_STEP
     from tempo_fast.options import AskOptions
 
-    # 1024 frames of 1920 × 1080, which are seen at 512 × 256, in segments of 8.
+    # 1024 frames of 1920 × 1080, which are seen at 512 × 256, in segments of 8 behind a system part
+    # of some 60 tokens.
     segments, patches, asking = 128, 4 * 32 * 16, AskOptions()
     work = Work(
         segments=segments,
         visual=patches // config.vision.merge**2 + 4 * TAG_TOKENS,
-        system=TEXT_TOKENS // 4,
+        system=64,
         room=config.memory_tokens + QUERY_ROOM,
         patches=patches,
         frame_bytes=8 * 1920 * 1080 * 3,
