@@ -15,6 +15,7 @@ _HOMES = {
     "CompressedVideo": "tempo_fast.answer",
     "ModelError": "tempo_fast.errors",
     "OptionError": "tempo_fast.errors",
+    "OutOfMemoryError": "tempo_fast.errors",
     "QuestionSetError": "tempo_fast.errors",
     "TempoError": "tempo_fast.errors",
     "TempoFastPipeline": "tempo_fast.pipeline",

@@ -36,7 +36,9 @@ class Answer:
     frame of the video (or of the clip). prompt_tokens: what the language model read. timings:
     seconds by stage. decode, resize and vision are spent once per video, in threads that run beside
     each other, so they may add up to more than the time that passed; a later question on an open
-    video has them at 0.
+    video has them at 0. memory: what was decided about memory (`MemoryPlan.decisions`): bytes of
+    the weights and of the segments' keys and values, where these wait between questions, tokens
+    that run at once, and how often that was halved because memory ran out.
     """
 
     text: str
@@ -47,6 +49,7 @@ class Answer:
     segments: list[tuple[float, float]]
     prompt_tokens: int
     timings: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int | str] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """The fields as plain JSON values."""

@@ -27,3 +27,7 @@ class QuestionSetError(TempoError):
 
 class ModelError(TempoError):
     """The model computed something that is no number (its weights or kernels are broken)."""
+
+
+class OutOfMemoryError(TempoError):
+    """The device's memory is too small, even for the smallest pieces of the work."""

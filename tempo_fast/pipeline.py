@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from os import PathLike
 
@@ -12,16 +15,23 @@ from PIL import Image
 from tempo_fast.answer import Answer, CompressedVideo
 from tempo_fast.checkpoint.files import resolve
 from tempo_fast.checkpoint.load import Checkpoint, load
-from tempo_fast.compression.compressor import Compressor, Progress
+from tempo_fast.compression.compressor import Compressor
+from tempo_fast.compression.encoded import EncodedVideo
+from tempo_fast.compression.encoder import Progress
 from tempo_fast.compression.plan import plan_segments
 from tempo_fast.compression.prompt import SegmentPrompt
+from tempo_fast.engine.choices import chosen
+from tempo_fast.engine.chunks import memory_explained
 from tempo_fast.engine.clock import Clock
 from tempo_fast.engine.ops import uses_kernels
+from tempo_fast.errors import OptionError
 from tempo_fast.language_model.prompt import LanguagePrompt
+from tempo_fast.language_model.steps import StepPool
 from tempo_fast.options import AskOptions, OpenOptions, make_options, split_options
 from tempo_fast.question import check_question, question_strategy
 from tempo_fast.session import Video
 from tempo_fast.stream import AnswerStream
+from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.resize import (
     frame_size,
     image_size,
@@ -44,7 +54,9 @@ class TempoFastPipeline:
     3]).
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, graphs: bool | None = None, streams: bool | None = None
+    ) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.device = checkpoint.model.memory_tokens.device
@@ -55,9 +67,22 @@ class TempoFastPipeline:
             "min_pixels": limits.min_pixels,
             "max_pixels": limits.max_pixels,
         }
+        self.graphs = chosen("graphs", graphs)
+        self.streams = chosen("streams", streams)
+        if self.graphs and self.device.type == "cuda" and not uses_kernels(self.device):
+            raise OptionError(
+                "graphs=True captures the Triton kernels: install Triton and leave "
+                "TEMPO_FAST_KERNELS alone, or leave graphs off"
+            )
         self._prompt = LanguagePrompt(checkpoint.tokenizer, checkpoint.model)
+        self._steps = StepPool(checkpoint.model) if self.graphs else None
         self._compressors = {
-            kind: Compressor(checkpoint.model, SegmentPrompt(checkpoint.base_tokenizer, kind))
+            kind: Compressor(
+                checkpoint.model,
+                SegmentPrompt(checkpoint.base_tokenizer, kind),
+                graphs=self.graphs,
+                streams=self.streams,
+            )
             for kind in ("video", "image")
         }
 
@@ -70,6 +95,9 @@ class TempoFastPipeline:
         dtype: str | torch.dtype = "auto",
         revision: str | None = None,
         local_files_only: bool = False,
+        *,
+        graphs: bool | None = None,
+        streams: bool | None = None,
     ) -> TempoFastPipeline:
         """Load a Tempo checkpoint.
 
@@ -77,10 +105,18 @@ class TempoFastPipeline:
         of that id. base: folder or id of the Qwen3-VL base; by default a folder of its name beside
         `model`, else the id that the checkpoint names. device: by default CUDA where there is one.
         dtype: "auto" (as stored), "float32" or "bfloat16". local_files_only: never use the network.
-        Raises CheckpointError when anything is missing or doesn't fit.
+        graphs: capture the decode step and the compressor's chunks in CUDA graphs; streams: run
+        vision encoder, compressor and copies of neighbouring chunks beside each other; None is the
+        default of `tempo_fast.engine.choices`. Without CUDA both run as they are written, which
+        tests them and gains nothing.
+        Raises CheckpointError when anything is missing or doesn't fit, OutOfMemoryError when the
+        weights don't.
         """
+        graphs, streams = chosen("graphs", graphs), chosen("streams", streams)
         files = resolve(model, base, revision=revision, local_files_only=local_files_only)
-        return cls(load(files, device, dtype))
+        with memory_explained("the weights"):
+            checkpoint = load(files, device, dtype)
+        return cls(checkpoint, graphs=graphs, streams=streams)
 
     def __call__(
         self, video: AnyVideo, query: str, *, progress: Progress | None = None, **options
@@ -128,7 +164,8 @@ class TempoFastPipeline:
         question: tuple[str, AskOptions] | None,
     ) -> Video:
         """Read and encode a video, after checking that `question`, if there is one, can be met."""
-        with open_source(video, options) as source:
+        with ExitStack() as stack:
+            source = stack.enter_context(open_source(video, options))
             compressor = self._compressors["image" if source.is_image else "video"]
             if question is not None:
                 query, asking = question
@@ -159,16 +196,28 @@ class TempoFastPipeline:
             )
             # Frames that the device resizes wait at their full size.
             waiting = (source.height, source.width) if resizing else seen
-            with SegmentReader(
+            frames = options.frame_windows + options.frame_windows % 2
+            read = _Reading(
                 source,
-                options.frame_windows,
-                options.stride,
-                resize=resize,
-                depth=depth_for(options.frame_windows, *waiting),
-            ) as reader:
-                encoded = compressor.encode(plan, reader, clock, progress)
-            clock.add("decode", reader.decode_seconds)
-            clock.add("resize", reader.resize_seconds)
+                partial(
+                    SegmentReader,
+                    source,
+                    options.frame_windows,
+                    options.stride,
+                    resize=resize,
+                    depth=depth_for(options.frame_windows, *waiting),
+                ),
+            )
+            asking = question[1] if question else AskOptions()
+            memory = compressor.plan_memory(plan, 3 * frames * math.prod(waiting), asking)
+            close_source = None
+            if memory.placement == "dropped":
+                # Every question reads the frames, the first one too.
+                encoded = EncodedVideo(plan, memory, None, read)
+                close_source = stack.pop_all().close
+            else:
+                with read(clock) as segments:
+                    encoded = compressor.encode(plan, memory, segments, clock, progress)
         return Video(
             compressor,
             self._prompt,
@@ -177,7 +226,27 @@ class TempoFastPipeline:
             encoded,
             source.count,
             dict(clock.seconds),
+            self._steps,
+            close_source,
         )
+
+
+class _Reading:
+    """The segments of an open source, read from the start as often as it is called."""
+
+    def __init__(self, source: FrameSource, reader: Callable[[], SegmentReader]) -> None:
+        self._source = source
+        self._reader = reader
+        self._counted = 0.0
+
+    @contextmanager
+    def __call__(self, clock: Clock) -> Iterator[SegmentReader]:
+        """The reader; its seconds are on the clock when the block has ended."""
+        with self._reader() as reader:
+            yield reader
+        clock.add("decode", self._source.decode_seconds - self._counted)
+        self._counted = self._source.decode_seconds
+        clock.add("resize", reader.resize_seconds)
 
 
 def _as_it_is(frame: np.ndarray) -> np.ndarray:

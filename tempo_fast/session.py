@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import torch
 
 from tempo_fast.answer import Answer, CompressedVideo
-from tempo_fast.compression.compressor import Compressor, EncodedVideo, Progress
+from tempo_fast.compression.compressor import Compressor
+from tempo_fast.compression.encoded import EncodedVideo
+from tempo_fast.compression.encoder import Progress
 from tempo_fast.compression.strategies import Strategy
+from tempo_fast.engine.chunks import memory_explained
 from tempo_fast.engine.clock import Clock
 from tempo_fast.errors import TempoError
 from tempo_fast.language_model.generation import Generation
 from tempo_fast.language_model.prompt import LanguagePrompt
+from tempo_fast.language_model.steps import StepPool
 from tempo_fast.options import AskOptions, make_options
 from tempo_fast.question import check_question, question_strategy
 from tempo_fast.stream import AnswerStream
@@ -23,8 +28,12 @@ class Video:
     """A video's segments as keys and values, ready for questions.
 
     Made by `TempoFastPipeline.open`. frames: how many were sampled. segments: [(start_s, end_s)].
-    timings: seconds that opening it took by stage. A context manager: `close` frees its memory.
-    Questions may come from several threads; their compressions take turns.
+    timings: seconds that opening it took by stage. memory: a MemoryPlan, what it needs and what was
+    decided: where memory is short, the keys and values wait on the host, or each question encodes
+    the video again, from a source that stays open (a file, or the caller's own array, which must
+    not change meanwhile).
+    A context manager: `close` frees its memory. Questions may come from several threads; their
+    compressions take turns.
     """
 
     def __init__(
@@ -36,10 +45,15 @@ class Video:
         encoded: EncodedVideo,
         frames: int,
         timings: dict[str, float],
+        steps: StepPool | None = None,
+        close_source: Callable[[], None] | None = None,
     ) -> None:
         self.segments = encoded.plan.times
         self.frames = frames
         self.timings = timings
+        self.memory = encoded.memory
+        self._steps = steps
+        self._close_source = close_source
         self._compressor = compressor
         self._prompt = prompt
         self._tokenizer = tokenizer
@@ -69,12 +83,22 @@ class Video:
         asking = make_options(AskOptions, options)
         clock = clock or Clock(self._compressor.device)
         compressed = self._compress(query, asking, clock, progress)
-        with clock("prefill"):
+        with clock("prefill"), memory_explained("the prompt", self._compressor.meter):
             generation = Generation(
-                self._compressor.model, compressed.inputs_embeds, asking.max_new_tokens
+                self._compressor.model,
+                compressed.inputs_embeds,
+                asking.max_new_tokens,
+                self._steps,
             )
         answer = AnswerStream(
-            compressed, generation, self._tokenizer, self._stop_tokens, asking, clock, progress
+            compressed,
+            generation,
+            self._tokenizer,
+            self._stop_tokens,
+            asking,
+            clock,
+            progress,
+            self.memory,
         )
         return answer if stream else answer.finish()
 
@@ -89,6 +113,8 @@ class Video:
         """Free the keys and values. Questions after this are an error."""
         with self._lock:
             self._encoded = None
+            if self._close_source is not None:
+                self._close_source()
 
     def __enter__(self) -> Video:
         return self
@@ -107,7 +133,10 @@ class Video:
                 raise TempoError("a progress callback can't ask about the video it reports on")
             self._asking = True
             try:
-                relevance, counts, tokens = self._select(query, options, strategy, clock, progress)
+                with memory_explained("the question", self._compressor.meter):
+                    relevance, counts, tokens = self._select(
+                        query, options, strategy, clock, progress
+                    )
             finally:
                 self._asking = False
         with clock("prefill"):
@@ -130,11 +159,12 @@ class Video:
             raise TempoError("the video is closed; open it again to ask more")
         ids = compressor.prompt.query(query)
         lazy = options.lazy and not strategy.needs_every_token
-        with clock("compress"):
-            if lazy:
+        # Rows that can't keep the query are passed through the compressor once.
+        if lazy := lazy and compressor.holds(video, len(ids)):
+            with clock("compress"):
                 relevance = compressor.score(video, ids, progress)
-            else:
-                relevance, memory = compressor.score_and_write(video, ids, progress)
+        else:
+            relevance, memory = compressor.score_and_write(video, ids, clock, progress)
         with clock("allocate"):
             counts = strategy.allocate(
                 relevance,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tempo_fast.answer import Answer, CompressedVideo
+from tempo_fast.engine.chunks import memory_explained
 from tempo_fast.engine.clock import Clock
+from tempo_fast.engine.memory import MemoryPlan
+from tempo_fast.engine.meter import meter_of
 from tempo_fast.errors import TempoError
 from tempo_fast.language_model.generation import Generation
 from tempo_fast.language_model.sampling import Sampler
@@ -30,6 +33,7 @@ class AnswerStream:
         options: AskOptions,
         clock: Clock,
         progress: Callable[[str, int, int], None] | None,
+        memory: MemoryPlan,
     ) -> None:
         self._answers: list[Answer] = []
         # The generator holds no reference to this object, so that neither keeps the other alive.
@@ -41,6 +45,7 @@ class AnswerStream:
             options,
             clock,
             progress,
+            memory,
             self._answers,
         )
 
@@ -82,16 +87,18 @@ def _generate(
     options: AskOptions,
     clock: Clock,
     progress: Callable[[str, int, int], None] | None,
+    memory: MemoryPlan,
     answers: list[Answer],
 ) -> Iterator[str]:
     """Yield the answer's text in pieces, then leave the whole answer in `answers`."""
     device = generation.logits.device
     sampler = Sampler(options.temperature, options.top_p, options.seed, device)
     tokens = generation.tokens(sampler, stop_tokens)
+    meter = meter_of(device)
     ids: list[int] = []
     parts: list[str] = []
     while not text.stopped:
-        with clock("generate"):
+        with clock("generate"), memory_explained("a longer answer", meter):
             token = next(tokens, None)
         if token is None:
             break
@@ -101,6 +108,8 @@ def _generate(
             progress("generate", len(ids), options.max_new_tokens)
         if parts[-1]:
             yield parts[-1]
+    # After a stop string there would be more; the steps are free for the next answer now.
+    tokens.close()
     parts.append(text.finish())
     if parts[-1]:
         yield parts[-1]
@@ -115,5 +124,6 @@ def _generate(
             segments=compressed.segments,
             prompt_tokens=len(compressed.inputs_embeds),
             timings=dict(clock.seconds),
+            memory=memory.decisions(),
         )
     )

@@ -207,6 +207,7 @@ def test_info_names_versions_and_devices(capsys):
     assert cli.main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["versions"]["torch"] and facts["machine"]["devices"][0] == "cpu"
+    assert (facts["engine"]["graphs"], facts["engine"]["streams"]) == ("off", "off")
     assert cli.main(["info"]) == 0
     assert "attention" in capsys.readouterr().out
     found = facts["attention"]
@@ -228,3 +229,5 @@ def test_info_gives_the_sizes_of_a_checkpoint(capsys):
     sizes = [shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in projector]
     assert facts["parameters"]["projector"] == sum(sizes)
     assert facts["bytes_on_disk"] == (model / "model.safetensors").stat().st_size
+    memory = facts["memory_of_1024_frames"]
+    assert memory["placement"] == "device" and memory["segment_cache"] > memory["weights"] > 0

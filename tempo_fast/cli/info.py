@@ -32,6 +32,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     facts = {"versions": versions(), "machine": _machine(), "attention": _attention()}
+    facts["engine"] = _engine()
     if args.model is not None:
         facts["model"] = _model(args)
     if args.json:
@@ -82,6 +83,59 @@ def _attention() -> dict[str, str]:
     }
 
 
+def _engine() -> dict[str, Any]:
+    """What runs where nobody says, on the default device."""
+    import torch
+
+    from tempo_fast.engine.choices import DEFAULTS
+    from tempo_fast.engine.meter import meter_of
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    free = meter_of(device).free()
+    return {
+        "device": str(device),
+        "free_memory": "not known" if free is None else free,
+        **{name: "on" if value else "off" for name, value in DEFAULTS.items()},
+    }
+
+
+def _memory(config: Any, parameters: int) -> dict[str, Any]:
+    """What an hour of video would need here in bfloat16, and what would be decided."""
+    import torch
+
+    from tempo_fast.compression.encoded import QUERY_ROOM, TAG_TOKENS, TEXT_TOKENS
+    from tempo_fast.compression.encoder import default_chunk
+    from tempo_fast.engine.memory import Work, plan_memory
+    from tempo_fast.engine.meter import meter_of
+    from tempo_fast.language_model.steps import CACHE_STEP
+    from tempo_fast.options import AskOptions
+
+    # 1024 frames of 1920 × 1080, which are seen at 512 × 256, in segments of 8 behind a system part
+    # of some 60 tokens.
+    segments, patches, asking = 128, 4 * 32 * 16, AskOptions()
+    work = Work(
+        segments=segments,
+        visual=patches // config.vision.merge**2 + 4 * TAG_TOKENS,
+        system=64,
+        room=config.memory_tokens + QUERY_ROOM,
+        patches=patches,
+        frame_bytes=8 * 1920 * 1080 * 3,
+        prompt=asking.visual_token_budget + segments * TAG_TOKENS + TEXT_TOKENS,
+        new=CACHE_STEP,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = plan_memory(
+        config,
+        work,
+        meter_of(device),
+        chunk_tokens=default_chunk(device),
+        itemsize=2,
+        weights=2 * parameters,
+        loaded=False,
+    )
+    return vars(plan)
+
+
 def _model(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
@@ -103,6 +157,7 @@ def _model(args: argparse.Namespace) -> dict[str, Any]:
         "memory_tokens": config.memory_tokens,
         "parameters": counts,
         "bytes_on_disk": sum(path.stat().st_size for path in files.weights),
+        "memory_of_1024_frames": _memory(config, _count(model)),
     }
 
 

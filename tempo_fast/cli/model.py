@@ -31,6 +31,16 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format of the weights (default: auto)",
     )
+    parser.add_argument(
+        "--graphs",
+        action=argparse.BooleanOptionalAction,
+        help="replay captured CUDA graphs (default: see `tempo-fast info`)",
+    )
+    parser.add_argument(
+        "--streams",
+        action=argparse.BooleanOptionalAction,
+        help="run neighbouring chunks on CUDA streams beside each other (default: likewise)",
+    )
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +65,8 @@ def load_pipeline(args: argparse.Namespace) -> TempoFastPipeline:
         dtype=args.dtype,
         revision=args.revision,
         local_files_only=args.local_files_only,
+        graphs=args.graphs,
+        streams=args.streams,
     )
 
 

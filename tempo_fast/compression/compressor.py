@@ -3,148 +3,65 @@
 A segment's sequence is `[system | visual | query | memory tokens]` and attention is causal, so the
 system part is made once per model, the visual part once per video, and the relevance, read at the
 last token of the query, is known before any memory token exists.
+
+Rows that lie on the device are asked in place. Rows in the host's memory, rows that were dropped,
+and rows that a very long question would outgrow, are asked a chunk at a time in a cache of their
+own, in one pass over query and memory tokens, and nothing of the question is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from tempo_fast.compression.plan import Segment, SegmentPlan
-from tempo_fast.compression.prompt import SegmentPrompt
+from tempo_fast.compression.encoded import EncodedVideo
+from tempo_fast.compression.encoder import Progress, SegmentEncoder, T, silent
 from tempo_fast.engine import ops
+from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.clock import Clock
 from tempo_fast.engine.kv_cache import KVCache
-from tempo_fast.models.decoder import Deepstack
-from tempo_fast.models.tempo import TempoModel
-
-# Tokens that run at once. An accelerator wants enough to be busy; a CPU wants the activations to
-# stay near its caches.
-CHUNK_TOKENS, CPU_CHUNK_TOKENS = 8192, 2048
-# Room kept after each visual part for a query, on top of the memory tokens; a longer one grows it.
-QUERY_ROOM = 64
-
-Progress = Callable[[str, int, int], None]
+from tempo_fast.engine.memory import SHARE, cache_bytes
+from tempo_fast.engine.streams import OneLane
 
 
-class EncodedVideo:
-    """A video's segments as keys and values, before any question.
+class Compressor(SegmentEncoder):
+    """Encodes videos (see SegmentEncoder) and writes them into memory tokens, by a question."""
 
-    cache: a row a segment, holding its system and visual parts. plan: what they are.
-    """
-
-    def __init__(self, plan: SegmentPlan, cache: KVCache) -> None:
-        self.plan = plan
-        self.cache = cache
-
-    @cached_property
-    def visual_lengths(self) -> list[int]:
-        """Tokens in each row without any question."""
-        return list(self.cache.lengths)
-
-    @cached_property
-    def next_positions(self) -> torch.Tensor:
-        """int64 [S]: the position of a query's first token in each segment."""
-        positions = [segment.next_position for segment in self.plan.segments]
-        return torch.tensor(positions, device=self.cache.device)
-
-
-class Compressor:
-    """Vision encoder and compressor of a Tempo, with the prompt of a segment or of an image."""
-
-    def __init__(self, model: TempoModel, prompt: SegmentPrompt) -> None:
-        self.model = model
-        self.prompt = prompt
-        self.decoder = model.compressor
-        self.device = model.memory_tokens.device
-        self.chunk_tokens = CPU_CHUNK_TOKENS if self.device.type == "cpu" else CHUNK_TOKENS
-
-    @cached_property
-    def system(self) -> KVCache:
-        """The keys and values of the system part: one sequence, the start of every segment."""
-        ids = torch.tensor(self.prompt.system, device=self.device)
-        cache = self.decoder.new_cache(1, len(ids))
-        positions = torch.arange(len(ids), device=self.device).expand(3, -1)
-        packing = cache.pack([0], [len(ids)])
-        self.decoder.extend(self.decoder.embed(ids), positions, packing, cache, outputs="none")
-        return cache
-
-    def encode(
-        self,
-        plan: SegmentPlan,
-        windows: Iterable[torch.Tensor],
-        clock: Clock,
-        progress: Progress | None = None,
-    ) -> EncodedVideo:
-        """Run the vision encoder and the visual part of every segment, as its frames come in.
-
-        windows: uint8 [frames, h, w, 3] of each segment in turn, an even number of frames, of the
-        size that plan.resizing starts from.
-        """
-        count = len(plan.segments)
-        room = len(self.model.memory_tokens) + QUERY_ROOM
-        cache = self.decoder.new_cache(count, len(self.prompt.system) + plan.tokens + room)
-        cache.copy_prefix(self.system, range(count))
-        done = 0
-        report = progress or _silent
-        report("encode", 0, count)
-        for chunk in _chunks(windows, plan.segments, self.chunk_tokens, report):
-            rows = range(done, done + len(chunk))
-            segments = [plan.segments[row] for row in rows]
-            with clock("vision"):
-                tokens, features = self._see(chunk, plan)
-            with clock("compress"):
-                self._prefill(rows, segments, tokens, features, cache)
-            done += len(chunk)
-            report("encode", done, count)
-        return EncodedVideo(plan, cache)
-
-    def _see(
-        self, windows: list[torch.Tensor], plan: SegmentPlan
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Visual tokens [V, D] and deepstack features [V, D] of some segments' frames."""
-        dtype = self.model.memory_tokens.dtype
-        patches = [
-            ops.preprocess(window.to(self.device), plan.resizing, dtype) for window in windows
-        ]
-        tokens, features = self.model.vision(torch.cat(patches), plan.grid)
-        return tokens.flatten(0, 1), [feature.flatten(0, 1) for feature in features]
-
-    def _prefill(
-        self,
-        rows: range,
-        segments: list[Segment],
-        tokens: torch.Tensor,
-        features: list[torch.Tensor],
-        cache: KVCache,
-    ) -> None:
-        """Append the visual parts of `segments` to their rows."""
-        ids = torch.cat([segment.ids for segment in segments]).to(self.device)
-        visual = torch.cat([segment.visual for segment in segments])
-        positions = torch.cat([segment.positions for segment in segments], 1).to(self.device)
-        index = visual.nonzero()[:, 0].to(self.device)
-        hidden = self.decoder.embed(ids).index_copy_(0, index, tokens)
-        self.decoder.extend(
-            hidden,
-            positions,
-            cache.pack(rows, [len(segment.ids) for segment in segments]),
-            cache,
-            deepstack=Deepstack(index, features),
-            outputs="none",
-        )
+    def holds(self, video: EncodedVideo, query: int) -> bool:
+        """Whether every row can take a question of `query` tokens and stay where it is."""
+        if not video.resident:
+            return False
+        needed, rows = self._length(video, query), len(video.plan.segments)
+        grown = needed - video.cache.capacity
+        free = self.meter.free() if grown > 0 else None
+        if free is None:
+            return True
+        # While a layer grows it is held twice.
+        tokens = rows * grown + rows * needed / self.decoder.config.layers
+        count = cache_bytes(self.decoder.config, tokens, video.cache.dtype.itemsize)
+        memory = video.memory
+        return count + max(memory.activations, memory.language_model) <= SHARE * free
 
     def score(
         self, video: EncodedVideo, query: list[int], progress: Progress | None = None
     ) -> torch.Tensor:
-        """Append a query to every segment and read the relevance at its last token: float32 [S]."""
+        """Append a query to every segment and read the relevance at its last token: float32 [S].
+
+        Only where the rows hold the query.
+        """
         embeds = self.decoder.embed(torch.tensor(query, device=self.device))
-        hidden = [
-            self._append(video, rows, [embeds] * len(rows), 0, "last")
-            for rows in self._begin(video, len(query), len(query), "score", progress)
-        ]
-        return self._relevance(torch.cat(hidden))
+        starts = self._starts(video)
+        video.cache.reserve(self._length(video, len(query)))
+
+        def work(rows: range) -> torch.Tensor:
+            self._forget(video, rows)
+            parts = [embeds] * len(rows)
+            return self._append(video.cache, rows, starts[rows.start : rows.stop], parts, "last")
+
+        count = len(video.plan.segments)
+        hidden = self._chunks(video, [len(query)] * count, "score", progress, work)
+        return self._relevance(torch.cat(list(hidden)))
 
     def write(
         self,
@@ -157,62 +74,127 @@ class Compressor:
 
         Returns them after the final norm, packed [Σ counts, D] in segment order.
         """
-        memory = self.model.memory_tokens
-        written = [memory[:0]]
-        size = max(1, self.chunk_tokens // len(memory))
-        for rows in _even_chunks(len(counts), size, "write", progress):
+        memory, starts = self.model.memory_tokens, self._starts(video) + len(query)
+
+        def work(rows: range) -> torch.Tensor:
+            self._forget(video, rows, keep=len(query))
             kept = [row for row in rows if counts[row]]
-            if kept:
-                embeds = [memory[: counts[row]] for row in kept]
-                hidden = self._append(video, kept, embeds, len(query), "all")
-                written.append(self.decoder.norm(hidden))
-        return torch.cat(written)
+            if not kept:
+                return memory[:0]
+            parts = [memory[: counts[row]] for row in kept]
+            return self.decoder.norm(self._append(video.cache, kept, starts[kept], parts, "all"))
+
+        written = self._chunks(video, [len(memory)] * len(counts), "write", progress, work)
+        return torch.cat(list(written))
 
     def score_and_write(
-        self, video: EncodedVideo, query: list[int], progress: Progress | None = None
+        self,
+        video: EncodedVideo,
+        query: list[int],
+        clock: Clock,
+        progress: Progress | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query and all memory tokens in one pass.
+        """Query and all memory tokens in one pass, wherever the rows are.
 
         Returns the relevance float32 [S] and the memory tokens [S, M, D] *before* the final norm,
         which is for those that will be kept.
         """
         ids = torch.tensor(query, device=self.device)
         embeds = torch.cat((self.decoder.embed(ids), self.model.memory_tokens))
-        scored, memory = [], []
-        for rows in self._begin(video, len(query), len(embeds), "write", progress):
-            hidden = self._append(video, rows, [embeds] * len(rows), 0, "all")
-            hidden = hidden.unflatten(0, (len(rows), -1))[:, len(query) - 1 :]
-            scored.append(hidden[:, 0])
-            memory.append(hidden[:, 1:])
-        return self._relevance(torch.cat(scored)), torch.cat(memory)
+        starts = self._starts(video)
 
-    def _begin(
-        self, video: EncodedVideo, query: int, tokens: int, stage: str, progress: Progress | None
-    ) -> Iterator[range]:
-        """Forget the last question, make room for one of `query` tokens, go through the rows."""
+        def ask(segments: range, cache: KVCache, rows: range) -> torch.Tensor:
+            first = starts[segments.start : segments.stop]
+            hidden = self._append(cache, rows, first, [embeds] * len(rows), "all")
+            # A copy, so that the query's other tokens are not kept with it.
+            return hidden.unflatten(0, (len(rows), -1))[:, len(query) - 1 :].clone()
+
+        if video.cache is None:
+            plan, memory, room = video.plan, video.memory, len(embeds)
+            with video.read(clock) as windows:
+                lanes = OneLane(clock)
+                encoded = self._encoded(plan, memory, windows, lanes, progress, ask, room=room)
+                hidden = torch.cat(list(encoded))
+        else:
+            with clock("compress"):
+                hidden = torch.cat(list(self._ask_rows(video, len(query), progress, ask)))
+        with clock("compress"):
+            return self._relevance(hidden[:, 0]), hidden[:, 1:]
+
+    def _ask_rows(
+        self,
+        video: EncodedVideo,
+        query: int,
+        progress: Progress | None,
+        ask: Callable[[range, KVCache, range], torch.Tensor],
+    ) -> Iterator[torch.Tensor]:
+        """`ask` of all segments, in place where the rows hold the query, else in copies."""
+        new = query + len(self.model.memory_tokens)
         lengths = video.visual_lengths
-        video.cache.rewind(lengths)
-        video.cache.reserve(max(lengths) + query + len(self.model.memory_tokens))
-        return _even_chunks(len(lengths), max(1, self.chunk_tokens // tokens), stage, progress)
+
+        def in_place(rows: range) -> torch.Tensor:
+            self._forget(video, rows)
+            return ask(rows, video.cache, rows)
+
+        def copied(rows: range) -> torch.Tensor:
+            self._forget(video, rows)
+            copies = range(len(rows))
+            cache = self.decoder.new_cache(len(rows), max(lengths) + new)
+            cache.copy_rows(copies, video.cache, rows)
+            return ask(rows, cache, copies)
+
+        if self.holds(video, query):
+            video.cache.reserve(self._length(video, query))
+            return self._chunks(video, [new] * len(lengths), "write", progress, in_place)
+        sizes = [max(length, new) for length in lengths]
+        return self._chunks(video, sizes, "write", progress, copied)
+
+    def _length(self, video: EncodedVideo, query: int) -> int:
+        """Tokens of the longest row with a query and all memory tokens."""
+        return max(video.visual_lengths) + query + len(self.model.memory_tokens)
+
+    def _starts(self, video: EncodedVideo) -> torch.Tensor:
+        """int64 [S]: the position of a query's first token in each segment."""
+        positions = [segment.next_position for segment in video.plan.segments]
+        return torch.tensor(positions, device=self.device)
+
+    def _forget(self, video: EncodedVideo, rows: Sequence[int], keep: int = 0) -> None:
+        """Drop what came behind the visual part, or behind `keep` tokens after it."""
+        lengths = video.visual_lengths
+        video.cache.rewind([lengths[row] + keep for row in rows], rows)
+
+    def _chunks(
+        self,
+        video: EncodedVideo,
+        tokens: list[int],
+        stage: str,
+        progress: Progress | None,
+        work: Callable[[range], T],
+    ) -> Iterator[T]:
+        """What `work` makes of each chunk of rows, in order."""
+        report = progress or silent
+        report(stage, 0, len(tokens))
+        for rows, result in in_chunks(tokens, video.memory, self.meter, work):
+            report(stage, rows.stop, len(tokens))
+            yield result
 
     def _append(
         self,
-        video: EncodedVideo,
+        cache: KVCache,
         rows: range | list[int],
+        starts: torch.Tensor,
         embeds: list[torch.Tensor],
-        after: int,
         outputs: str,
     ) -> torch.Tensor:
-        """Extend rows by embeds, whose first token comes `after` tokens behind the visual part."""
+        """Extend rows by embeds, whose first tokens have the positions `starts`."""
         lengths = [len(part) for part in embeds]
-        starts = video.next_positions[list(rows)] + after
-        packing = video.cache.pack(rows, lengths)
+        packing = cache.pack(rows, lengths)
         sizes = torch.tensor(lengths, device=self.device)
         within = torch.arange(packing.tokens, device=self.device)
         starts = starts - packing.cu_seqlens[:-1]
         positions = within + starts.repeat_interleave(sizes, output_size=packing.tokens)
         return self.decoder.extend(
-            torch.cat(embeds), positions.expand(3, -1), packing, video.cache, outputs=outputs
+            torch.cat(embeds), positions.expand(3, -1), packing, cache, outputs=outputs
         )
 
     def _relevance(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -220,34 +202,3 @@ class Compressor:
         rows = torch.arange(len(hidden), device=self.device)
         norm = self.decoder.norm
         return ops.relevance(hidden, rows, norm.weight, self.model.yes_minus_no, norm.eps)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """A progress that tells nobody."""
-
-
-def _chunks(
-    windows: Iterable[torch.Tensor], segments: list[Segment], most: int, report: Progress
-) -> Iterator[list[torch.Tensor]]:
-    """Group the windows so that the visual parts of a group have at most `most` tokens."""
-    chunk, tokens = [], 0
-    report("decode", 0, len(segments))
-    for i, (window, segment) in enumerate(zip(windows, segments, strict=True), 1):
-        report("decode", i, len(segments))
-        if chunk and tokens + len(segment.ids) > most:
-            yield chunk
-            chunk, tokens = [], 0
-        chunk.append(window)
-        tokens += len(segment.ids)
-    if chunk:
-        yield chunk
-
-
-def _even_chunks(rows: int, size: int, stage: str, progress: Progress | None) -> Iterator[range]:
-    """Rows 0…rows in ranges of `size`."""
-    report = progress or _silent
-    report(stage, 0, rows)
-    for first in range(0, rows, size):
-        chunk = range(first, min(first + size, rows))
-        yield chunk
-        report(stage, chunk.stop, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -170,6 +170,7 @@ class KVCache:
     keys, values: a tensor [n, capacity, kv_heads, head_dim] for each layer. lengths: tokens that
     are valid in each row; `Decoder.extend` appends after them, `rewind` forgets what was appended.
     What lies behind them is never infinite or NaN.
+    pinned: keep them in the host's memory so that a GPU can copy them without waiting for the host.
     """
 
     def __init__(
@@ -180,8 +181,10 @@ class KVCache:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        pinned: bool = False,
     ) -> None:
         self.config = config
+        self.pinned = pinned
         self.lengths = [0] * sequences
         self.device = device
         self.dtype = dtype
@@ -190,8 +193,9 @@ class KVCache:
 
     def _zeros(self, capacity: int) -> torch.Tensor:
         shape = (len(self.lengths), capacity, self.config.kv_heads, self.config.head_dim)
-        # FlashAttention-3 multiplies the values behind a row's tokens by 0, and 0 · NaN is NaN.
-        return torch.zeros(shape, device=self.device, dtype=self.dtype)
+        # Attention kernels and captured steps multiply the values behind a row's tokens by 0, and
+        # 0 · NaN is NaN.
+        return torch.zeros(shape, device=self.device, dtype=self.dtype, pin_memory=self.pinned)
 
     @property
     def capacity(self) -> int:
@@ -209,9 +213,11 @@ class KVCache:
         for row, past, new in zip(packing.rows, packing.past, packing.new, strict=True):
             self.lengths[row] = past + new
 
-    def rewind(self, lengths: Sequence[int]) -> None:
-        """Forget every token after the first lengths[i] of row i."""
-        self.lengths = [min(old, new) for old, new in zip(self.lengths, lengths, strict=True)]
+    def rewind(self, lengths: Sequence[int], rows: Sequence[int] | None = None) -> None:
+        """Forget every token after the first lengths[i] of row i, or of rows[i]."""
+        rows = range(len(self.lengths)) if rows is None else rows
+        for row, length in zip(rows, lengths, strict=True):
+            self.lengths[row] = min(self.lengths[row], length)
 
     def reserve(self, capacity: int) -> None:
         """Give every row room for `capacity` tokens, a layer at a time: only one is held twice.
@@ -230,14 +236,30 @@ class KVCache:
                     new[:, :used] = old[:, :used]
                     layers[i] = new
 
-    def copy_prefix(self, prefix: KVCache, rows: Iterator[int] | Sequence[int]) -> None:
+    def copy_prefix(self, prefix: KVCache, rows: range) -> None:
         """Put the tokens of the one sequence in `prefix` in `rows`, in place of all they hold."""
-        rows = list(rows)
         length = prefix.lengths[0]
         self.reserve(length)
         for mine, theirs in zip(
             (*self.keys, *self.values), (*prefix.keys, *prefix.values), strict=True
         ):
-            mine[rows, :length] = theirs[0, :length]
+            mine[rows.start : rows.stop, :length] = theirs[0, :length]
         for row in rows:
             self.lengths[row] = length
+
+    def copy_rows(self, rows: range, other: KVCache, other_rows: range) -> None:
+        """Put the sequences `other_rows` of another cache in `rows`, in place of all they hold.
+
+        Neighbouring rows each. To and from pinned memory nothing waits for the copies: what reads
+        them must be on the same stream.
+        """
+        lengths = other.lengths[other_rows.start : other_rows.stop]
+        self.reserve(max(lengths))
+        # Whole rows, so that those that are full are one piece of memory.
+        width = min(self.capacity, other.capacity)
+        for mine, theirs in zip(
+            (*self.keys, *self.values), (*other.keys, *other.values), strict=True
+        ):
+            part = theirs[other_rows.start : other_rows.stop, :width]
+            mine[rows.start : rows.stop, :width].copy_(part, non_blocking=True)
+        self.lengths[rows.start : rows.stop] = lengths

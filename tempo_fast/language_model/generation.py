@@ -9,24 +9,35 @@ import torch
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.errors import ModelError
 from tempo_fast.language_model.sampling import Sampler
+from tempo_fast.language_model.steps import BLOCK, CACHE_STEP, NOT_FINITE, StepPool
 from tempo_fast.models.tempo import TempoModel
-
-# Tokens that the kv cache grows by, so that a long limit costs memory only when it is used.
-CACHE_STEP = 1024
 
 
 class Generation:
     """One prompt being answered: its kv cache and the logits of its next token.
 
-    Making it runs the prefill. inputs_embeds: [L, E]. logits: [1, vocabulary] after the prompt,
-    then after each token that `tokens` gave.
+    Making it runs the prefill. inputs_embeds: [L, E]. pool: captured decode steps to take; None
+    runs them one by one, the plain path. logits: [1, vocabulary] after the prompt.
     """
 
-    def __init__(self, model: TempoModel, inputs_embeds: torch.Tensor, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        model: TempoModel,
+        inputs_embeds: torch.Tensor,
+        max_new_tokens: int,
+        pool: StepPool | None = None,
+    ) -> None:
         self.model = model
         self.max_new_tokens = max_new_tokens
-        room = len(inputs_embeds) + min(max_new_tokens, CACHE_STEP)
-        self.cache: KVCache = model.language_model.new_cache(1, room)
+        self._pool = pool
+        self._steps = None
+        if pool is None:
+            room = len(inputs_embeds) + min(max_new_tokens, CACHE_STEP)
+            self.cache: KVCache = model.language_model.new_cache(1, room)
+        else:
+            self._steps = pool.take()
+            self._steps.begin(len(inputs_embeds) + min(max_new_tokens, BLOCK))
+            self.cache = self._steps.cache
         self.logits = self._extend(inputs_embeds)
         _check(self.logits)
 
@@ -41,21 +52,58 @@ class Generation:
         return torch.nn.functional.linear(decoder.norm(hidden), self.model.lm_head)
 
     def tokens(self, sampler: Sampler, stop_tokens: frozenset[int]) -> Iterator[int]:
-        """Generate up to max_new_tokens token ids; one in stop_tokens is given and is the last."""
-        for count in range(1, self.max_new_tokens + 1):
+        """Generate up to max_new_tokens token ids; one in stop_tokens is given and is the last.
+
+        It can be done once.
+        """
+        try:
             token = sampler(self.logits)
             number = int(token)
             _check(self.logits[:, number])
             yield number
-            if number in stop_tokens or count == self.max_new_tokens:
+            if number in stop_tokens:
                 return
+            if self._steps is None:
+                later = self._one_by_one(sampler, token)
+            else:
+                later = self._in_blocks(sampler, number)
+            for number in later:
+                yield number
+                if number in stop_tokens:
+                    return
+        finally:
+            if self._steps is not None:
+                self._pool.give_back(self._steps)
+                self._steps = None
+
+    def _one_by_one(self, sampler: Sampler, token: torch.Tensor) -> Iterator[int]:
+        """The tokens after the first."""
+        for _ in range(self.max_new_tokens - 1):
             self.logits = self._extend(self.model.language_model.embed(token))
+            token = sampler(self.logits)
+            number = int(token)
+            _check(self.logits[:, number])
+            yield number
+
+    def _in_blocks(self, sampler: Sampler, last: int) -> Iterator[int]:
+        """The tokens after the first, by captured steps; those past the end are thrown away."""
+        left = self.max_new_tokens - 1
+        while left > 0:
+            tokens = self._steps.block(last, min(BLOCK, left), sampler)
+            for last in tokens:
+                if last == NOT_FINITE:
+                    raise ModelError(NO_NUMBERS)
+                yield last
+            left -= len(tokens)
+
+
+NO_NUMBERS = (
+    "the language model's logits are not finite: the checkpoint's weights are damaged, "
+    "or too large for the dtype (try dtype='float32')"
+)
 
 
 def _check(logits: torch.Tensor) -> None:
     """Raise ModelError unless the logits are finite (a NaN counts as the largest: it is chosen)."""
     if not torch.isfinite(logits).all():
-        raise ModelError(
-            "the language model's logits are not finite: the checkpoint's weights are damaged, "
-            "or too large for the dtype (try dtype='float32')"
-        )
+        raise ModelError(NO_NUMBERS)

@@ -28,7 +28,19 @@ class Sampler:
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """logits: [1, vocabulary] → int64 [1]."""
+        uniform = logits.new_empty(1, dtype=torch.float32)
+        self.draw(uniform)
+        return self.choose(logits, uniform)
+
+    def draw(self, out: torch.Tensor) -> None:
+        """Fill float32 [n] with what the next n tokens are chosen by."""
+        if self.temperature != 0:
+            for i in range(len(out)):
+                # One by one, for a device may draw other numbers when it draws several at once.
+                out[i : i + 1].uniform_(generator=self.generator)
+
+    def choose(self, logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+        """logits: [1, vocabulary], uniform: a number that was drawn, [1] → int64 [1]."""
         if self.temperature == 0:
             return ops.greedy(logits)
-        uniform = torch.rand(len(logits), generator=self.generator, device=logits.device)
         return ops.sample(logits, self.temperature, self.top_p, uniform)

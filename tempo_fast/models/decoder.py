@@ -17,6 +17,7 @@ from tempo_fast.checkpoint.config import DecoderConfig
 from tempo_fast.engine import ops
 from tempo_fast.engine.attention import Backend, Site, choose_cached
 from tempo_fast.engine.kv_cache import KVCache, Packing
+from tempo_fast.engine.step import Step
 from tempo_fast.models.layers import Linear, RMSNorm, empty
 from tempo_fast.models.rotary import Rotary
 
@@ -52,7 +53,7 @@ class Attention(nn.Module):
         self,
         normed: torch.Tensor,
         turn: tuple[torch.Tensor, torch.Tensor],
-        packing: Packing,
+        packing: Packing | Step,
         keys: torch.Tensor,
         values: torch.Tensor,
     ) -> torch.Tensor:
@@ -71,9 +72,17 @@ class Attention(nn.Module):
         )
 
     def forward(
-        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, packing: Packing
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        packing: Packing | Step,
     ) -> torch.Tensor:
-        return self.o_proj(self.attend(query, keys, values, packing).flatten(1))
+        if isinstance(packing, Step):
+            attended = packing.attend(query, keys, values)
+        else:
+            attended = self.attend(query, keys, values, packing)
+        return self.o_proj(attended.flatten(1))
 
 
 class MLP(nn.Module):
@@ -103,7 +112,7 @@ class Layer(nn.Module):
         hidden: torch.Tensor,
         update: torch.Tensor | None,
         turn: tuple[torch.Tensor, torch.Tensor],
-        packing: Packing,
+        packing: Packing | Step,
         keys: torch.Tensor,
         values: torch.Tensor,
         outputs: Outputs = "all",
@@ -168,17 +177,33 @@ class Decoder(nn.Module):
         tokens [T, D], of each sequence's last [n, D], or of none [0, D]; what isn't asked for is
         not computed in the last layer.
         """
+        hidden = self.run(hidden, positions, packing, cache.keys, cache.values, deepstack, outputs)
+        cache.commit(packing)
+        return hidden
+
+    def run(
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        packing: Packing | Step,
+        keys: list[torch.Tensor],
+        values: list[torch.Tensor],
+        deepstack: Deepstack | None = None,
+        outputs: Outputs = "all",
+    ) -> torch.Tensor:
+        """`extend` on the device alone: the cache's lengths are left to the caller.
+
+        keys, values: the cache's, by layer. It can be captured where `packing` is made beforehand.
+        """
         turn = self.rotary(positions)
         features = deepstack.features if deepstack is not None else ()
         last, update = len(self.layers) - 1, None
         for i, layer in enumerate(self.layers):
             wanted = outputs if i == last else "all"
-            cached = (cache.keys[i], cache.values[i])
-            hidden, update = layer(hidden, update, turn, packing, *cached, wanted)
+            hidden, update = layer(hidden, update, turn, packing, keys[i], values[i], wanted)
             if i < len(features) and wanted == "all":
                 hidden, update = hidden + update, None
                 ops.deepstack_add(hidden, deepstack.index, features[i])
-        cache.commit(packing)
         return hidden if update is None else hidden + update
 
     def checkpoint_targets(self, prefix: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,194 @@
+"""Memory, counted from shapes before anything is allocated, and what is done where it is short.
+
+Counted high on purpose: every tensor of a block is taken to live until the block ends, and
+attention's scores are counted where torch may have no kernel that does without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tempo_fast.checkpoint.config import DecoderConfig, TempoConfig, VisionConfig
+from tempo_fast.engine.meter import Meter
+
+# The rest of the free memory is for fragments and the libraries' workspaces.
+SHARE = 0.9
+# Pinned memory can't be swapped out, so the host keeps more for everything else.
+HOST_SHARE = 0.7
+PLACEMENTS = ("device", "host", "dropped")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a video asks of the memory.
+
+    segments: their number. visual: tokens of the longest visual part. system: tokens before it.
+    room: tokens kept behind it for the question. patches: of the longest segment. frame_bytes: of
+    its frames as they are sent. prompt: the language model's tokens at most. new: tokens that its
+    cache begins with room for.
+    """
+
+    segments: int
+    visual: int
+    system: int
+    room: int
+    patches: int
+    frame_bytes: int
+    prompt: int
+    new: int
+
+    @property
+    def row(self) -> int:
+        """Tokens that a segment's row has room for."""
+        return self.system + self.visual + self.room
+
+
+@dataclass
+class MemoryPlan:
+    """Bytes, and what was decided from them.
+
+    free: on the device beside the weights when it was planned; None where it isn't known.
+    weights: of all networks. segment_cache: keys and values of all segments. activations: of the
+    largest chunk. language_model: its cache and prefill. chunk_tokens: tokens that run at once.
+    placement: where the segments' keys and values are between questions: "device"; "host", in
+    pinned memory, rows moved to the device chunk by chunk; "dropped", so that each question
+    encodes the video again. halved: how often memory ran out all the same and the chunk was halved.
+    """
+
+    free: int | None
+    weights: int
+    segment_cache: int
+    activations: int
+    language_model: int
+    chunk_tokens: int
+    placement: str
+    halved: int = 0
+
+    @property
+    def needed(self) -> int:
+        """Bytes on the device besides the weights."""
+        kept = self.segment_cache if self.placement == "device" else 0
+        return kept + max(self.activations, self.language_model)
+
+    def halve(self, tokens: int) -> None:
+        """Memory ran out with chunks of `tokens` tokens: take smaller ones from now on."""
+        self.chunk_tokens = max(1, min(self.chunk_tokens, tokens) // 2)
+        self.halved += 1
+
+    def decisions(self) -> dict[str, int | str]:
+        """What an answer says of it: only what is the same whenever the video is opened."""
+        names = ("weights", "segment_cache", "placement", "chunk_tokens", "halved")
+        return {name: getattr(self, name) for name in names}
+
+
+def cache_bytes(config: DecoderConfig, tokens: int, itemsize: int) -> int:
+    """Keys and values of `tokens` tokens in every layer."""
+    return tokens * config.layers * 2 * config.kv_heads * config.head_dim * itemsize
+
+
+def decoder_bytes(config: DecoderConfig, tokens: int, itemsize: int) -> int:
+    """Activations of one block of a decoder: the two parts of the residual and their norm,
+    rotary tables, q, k, v, the turned query and what turning takes without a kernel, attention's
+    output; or the MLP's."""
+    heads = config.heads * config.head_dim
+    qkv = heads + 2 * config.kv_heads * config.head_dim
+    attention = qkv + 8 * heads + config.width
+    mlp = 3 * config.ffn + config.width
+    always = 4 * config.width + 2 * config.head_dim
+    return tokens * itemsize * (always + max(attention, mlp))
+
+
+def score_bytes(heads: int, new: int, total: int) -> int:
+    """Attention's scores and their softmax in float32, where no fused kernel takes the call."""
+    return 2 * heads * new * total * 4
+
+
+def vision_bytes(config: VisionConfig, patches: int, itemsize: int) -> int:
+    """Activations of the vision encoder: pixels twice, a block's residual, q, k, v as made and
+    as turned, attention's output twice, the MLP; merged tokens and deepstack features."""
+    pixels = config.channels * config.temporal_patch * config.patch**2
+    block = 4 * config.width + max(8 * config.width, 2 * config.ffn + config.width)
+    merged = config.merge**2
+    outputs = (len(config.deepstack) + 1) * config.out_width + 3 * merged * config.width
+    return itemsize * (patches * (2 * pixels + block) + patches // merged * outputs)
+
+
+def _chunk_bytes(config: TempoConfig, work: Work, rows: int, itemsize: int) -> int:
+    """Activations while `rows` segments are encoded, or asked as many tokens."""
+    compressor = config.compressor
+    tokens = rows * work.visual
+    features = tokens * compressor.width * itemsize * (len(config.vision.deepstack) + 1)
+    scores = score_bytes(rows * compressor.heads, work.visual, work.row)
+    # The frames of one segment at a time, as bytes and as float32 between two resizing steps.
+    see = vision_bytes(config.vision, rows * work.patches, itemsize) + 5 * work.frame_bytes
+    return max(see, decoder_bytes(compressor, tokens, itemsize) + scores + features)
+
+
+def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bool) -> int:
+    decoder = config.language_model
+    cached = cache_bytes(decoder, work.prompt + work.new, itemsize)
+    # For float32 and grouped heads torch has no fused attention on a GPU.
+    unfused = separate and itemsize == 4
+    scores = score_bytes(decoder.heads, work.prompt, work.prompt) if unfused else 0
+    logits = 2 * 4 * decoder.vocabulary
+    return cached + decoder_bytes(decoder, work.prompt, itemsize) + scores + logits
+
+
+def plan_memory(
+    config: TempoConfig,
+    work: Work,
+    meter: Meter,
+    *,
+    chunk_tokens: int,
+    itemsize: int,
+    weights: int,
+    in_flight: int = 1,
+    loaded: bool = True,
+) -> MemoryPlan:
+    """Decide how large the chunks are and where the segments' keys and values stay.
+
+    chunk_tokens: tokens that run at once where memory doesn't matter. itemsize: bytes of a value.
+    in_flight: chunks that are worked on at the same time. loaded: whether the weights are on the
+    device already. Where it doesn't fit, the chunk is
+    halved, down to one segment; then the keys and values go to the host, where that is elsewhere;
+    then they are dropped. When even that is too much by this count, it is tried all the same.
+    """
+    compressor = config.compressor
+    row_bytes = cache_bytes(compressor, work.row, itemsize)
+    free = meter.free()
+    if free is not None and not loaded:
+        free = max(0, free - weights)
+    plan = MemoryPlan(
+        free=free,
+        weights=weights,
+        segment_cache=work.segments * row_bytes,
+        activations=0,
+        language_model=_language_bytes(config, work, itemsize, meter.separate),
+        chunk_tokens=chunk_tokens,
+        placement="device",
+    )
+    memory_tokens = 2 * work.segments * config.memory_tokens * compressor.width * itemsize
+    for placement in PLACEMENTS:
+        if placement == "host" and not _host_takes(meter, plan.segment_cache):
+            continue
+        tokens = chunk_tokens
+        while True:
+            rows = min(max(1, tokens // work.visual), work.segments)
+            activations = in_flight * _chunk_bytes(config, work, rows, itemsize) + memory_tokens
+            if placement != "device":
+                activations += in_flight * rows * row_bytes
+            plan = replace(plan, activations=activations, chunk_tokens=tokens, placement=placement)
+            if free is None or plan.needed <= SHARE * free:
+                return plan
+            if rows == 1:
+                break
+            tokens = rows * work.visual // 2
+    return plan
+
+
+def _host_takes(meter: Meter, count: int) -> bool:
+    """Whether the host has memory of its own for `count` bytes."""
+    if not meter.separate:
+        return False
+    free = meter.host_free()
+    return free is None or count <= HOST_SHARE * free

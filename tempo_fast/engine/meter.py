@@ -1,0 +1,85 @@
+"""How much memory is free, and what to do when there was too little."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+
+MEMINFO = Path("/proc/meminfo")
+
+
+class Meter(ABC):
+    """Free memory in bytes; None where the system doesn't say."""
+
+    @abstractmethod
+    def free(self) -> int | None:
+        """Where the model runs."""
+
+    def host_free(self) -> int | None:
+        """In the host, for a device with memory of its own; None where it is the host's."""
+        return None
+
+    @property
+    def separate(self) -> bool:
+        """Whether the device has memory of its own, so that the host's can take what it can't."""
+        return False
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give memory that nothing uses any more back, after an allocation that failed."""
+
+
+class HostMeter(Meter):
+    """The host's memory, as Linux estimates it (MemAvailable)."""
+
+    def free(self) -> int | None:
+        if not MEMINFO.exists():
+            return None
+        lines = MEMINFO.read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+
+    def release(self) -> None:
+        """Nothing is held back."""
+
+
+class CudaMeter(Meter):
+    """A GPU's memory: what the driver has left and what torch's allocator holds unused."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._host = HostMeter()
+
+    def free(self) -> int:
+        unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(
+            self._device
+        )
+        return torch.cuda.mem_get_info(self._device)[0] + unused
+
+    def host_free(self) -> int | None:
+        return self._host.free()
+
+    @property
+    def separate(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        # Work that was queued before the failure still holds its tensors.
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+
+
+def meter_of(device: torch.device) -> Meter:
+    """The meter of a device."""
+    return CudaMeter(device) if device.type == "cuda" else HostMeter()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the device or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU's allocator and cuBLAS have no exception of their own.
+    words = ("can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

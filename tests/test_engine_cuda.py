@@ -1,0 +1,81 @@
+"""Graphs, streams and memory on a GPU, against the golden cases and the plain path there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tempo_fast import TempoFastPipeline
+from tempo_fast.engine.graphs import CudaGraphs
+from tempo_fast.engine.meter import CudaMeter
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here"),
+]
+
+
+@pytest.fixture(scope="module", params=["graphs", "streams", "both"])
+def fast(request, golden):
+    return TempoFastPipeline.from_pretrained(
+        golden / "checkpoint" / "tiny-tempo",
+        device="cuda",
+        graphs=request.param != "streams",
+        streams=request.param != "graphs",
+    )
+
+
+def test_golden_answers(fast, case):
+    for _ in range(2):  # chunks are captured when a shape comes the second time
+        answer = fast(case.video, case.query, **case.opening, **case.asking)
+        assert answer.token_ids == case.tensors["generated_ids"].tolist()
+
+
+@pytest.mark.parametrize("placement", ["host", "dropped"])
+def test_rows_off_the_device(fast, golden_case, monkeypatch, placement):
+    monkeypatch.setattr("tempo_fast.engine.memory.PLACEMENTS", (placement,))
+    case = golden_case("full_hd")
+    with fast.open(case.video, **case.opening) as video:
+        for _ in range(2):
+            answer = video.ask(case.query, **case.asking)
+            assert answer.token_ids == case.tensors["generated_ids"].tolist()
+    assert answer.memory["placement"] == placement
+
+
+def test_many_small_chunks_on_streams(golden, clip_frames, monkeypatch):
+    plain, fast = (
+        TempoFastPipeline.from_pretrained(
+            golden / "checkpoint" / "tiny-tempo", device="cuda", graphs=on, streams=on
+        )
+        for on in (False, True)
+    )
+    expected = plain.compress(clip_frames, "What moves?", fps=2.0, frame_windows=2)
+    monkeypatch.setattr(fast._compressors["video"], "chunk_tokens", 1)
+    for _ in range(5):
+        actual = fast.compress(clip_frames, "What moves?", fps=2.0, frame_windows=2)
+        mine, theirs = actual.inputs_embeds, expected.inputs_embeds
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_a_graph_keeps_what_it_reads_alive():
+    device = torch.device("cuda", torch.cuda.current_device())
+    out = torch.zeros(1000, device=device)
+
+    def capture():
+        constant = torch.arange(1000.0, device=device)
+        return CudaGraphs(device).capture(lambda: out.add_(constant), out.zero_)
+
+    replay = capture()
+    torch.full((1000,), float("nan"), device=device)  # where the constant would have been
+    replay()
+    assert torch.equal(out, torch.arange(1000.0, device=device))
+
+
+def test_the_meter_sees_what_is_taken_and_given_back():
+    meter = CudaMeter(torch.device("cuda", torch.cuda.current_device()))
+    before, size = meter.free(), 1 << 28
+    held = torch.empty(size, dtype=torch.uint8, device="cuda")
+    assert before - meter.free() >= size // 2
+    del held
+    meter.release()
+    assert meter.free() >= before - size // 2
