@@ -28,6 +28,7 @@ export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERE
 DEADLINE=${TEMPO_SUITE_SECONDS:-$([ "$DRY" = 1 ] && echo 1800 || echo 570)}
 mkdir -p "$OUT/logs" || exit 1
 STEPS=$OUT/steps.tsv
+STAGES="benchmarks/test_stages_video.py benchmarks/test_stages.py"
 : >"$STEPS"
 
 wanted() { [ -z "$ONLY" ] || [[ $ONLY == *",$1,"* ]]; }
@@ -73,7 +74,7 @@ if [ "$DRY" = 1 ]; then
   pytest gpu-tests 400 -m gpu tests --ignore tests/kernels --collect-only
   skip sanitizer "compute-sanitizer needs a GPU"
   pytest bench-kernels 400 benchmarks/test_kernels.py -k "allocate and reference"
-  pytest bench-stages 400 benchmarks/test_stages.py "${SMALL[@]}" \
+  pytest bench-stages 400 $STAGES "${SMALL[@]}" \
     --rows "$OUT/stages.json"
   pytest bench-questions 400 benchmarks/test_end_to_end.py -k "question" "${SMALL[@]}" \
     --rows "$OUT/end_to_end.json"
@@ -91,7 +92,7 @@ else
     skip sanitizer "there is no compute-sanitizer on this machine"
   fi
   FULL=(--size tempo-6b --cases)
-  pytest bench-stages 110 benchmarks/test_stages.py "${FULL[@]}" 1024:8192 \
+  pytest bench-stages 110 $STAGES "${FULL[@]}" 1024:8192 \
     --rows "$OUT/stages.json"
   pytest bench-questions 100 benchmarks/test_end_to_end.py -k question "${FULL[@]}" 1024:8192 \
     --rounds 2 --rows "$OUT/end_to_end.json"
