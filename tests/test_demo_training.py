@@ -94,6 +94,7 @@ def test_what_is_trained_is_what_the_engine_runs(tokenizer):
     from tempo_fast.compression.prompt import SegmentPrompt
     from tempo_fast.engine.clock import Clock
     from tempo_fast.models.tempo import TempoModel
+    from tempo_fast.options import AskOptions
     from tempo_fast.tokenizer import PromptTokenizer
 
     device = torch.device("cpu")
@@ -120,7 +121,9 @@ def test_what_is_trained_is_what_the_engine_runs(tokenizer):
                 visual = ids == prompt.pad_token
                 segments.append(Segment(ids, visual, positions, int(batch["after"][row])))
             plan = SegmentPlan(segments, (8, 8), [(0.0, 4.0)] * len(rows), [2.0] * len(rows))
-            video = compressor.encode(plan, list(batch["frames"][rows]), Clock(device))
+            frames = list(batch["frames"][rows])
+            memory_plan = compressor.plan_memory(plan, frames[0].numel(), AskOptions())
+            video = compressor.encode(plan, memory_plan, frames, Clock(device))
             for number, query in enumerate(batch["queries"][film]):
                 relevance = compressor.score(video, query[query != PAD].tolist())
                 torch.testing.assert_close(
