@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.work, train_tokenizer(), seed=args.seed, device=args.device, compile_vision=compiled
     )
     training.run(SMOKE if args.smoke else STAGES)
-    folder = export(training.average, training.router, training.tokenizer, args.output)
+    folder = export(training.losses.model, training.router, training.tokenizer, args.output)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"wrote {folder}: {size / 1e6:.1f} MB; the losses are in {args.work / 'log.jsonl'}")
 

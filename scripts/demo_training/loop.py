@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
 
@@ -27,7 +26,6 @@ from .network import Losses, initialise
 from .recipe import Stage, tempo_config
 
 WARM_UP = 100  # steps of a stage until its full learning rate
-AVERAGE = 0.998  # of the weights that are kept in the end
 LOG_EVERY, SAVE_EVERY = 25, 100
 
 
@@ -57,7 +55,6 @@ class Training:
         model.set_router(self.router)
         prompt = SegmentPrompt(PromptTokenizer(tokenizer), "video")
         self.losses = Losses(model, prompt).to(self.device)
-        self.average = deepcopy(self.losses.model)
         self.optimizer = torch.optim.AdamW(_groups(self.losses), betas=(0.9, 0.98), fused=True)
         self.done = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,11 +113,6 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        with torch.no_grad():
-            kept = min(AVERAGE, self.done / (self.done + 10))
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.losses.model.parameters()), 1 - kept
-            )
         return found
 
     @property
@@ -131,7 +123,6 @@ class Training:
         part = self._checkpoint.with_suffix(".part")
         state = {
             "losses": self.losses.state_dict(),
-            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
             "seed": self.seed,
@@ -149,7 +140,6 @@ class Training:
                 "choose another --work folder"
             )
         self.losses.load_state_dict(state["losses"])
-        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = state["done"]
 
