@@ -57,6 +57,7 @@ class FakePipeline:
             segments=[(0.0, 4.0), (4.0, 8.0)],
             prompt_tokens=40,
             timings={"decode": 0.5},
+            memory={"placement": "device"},
         )
 
     def stream(self, video, query, progress=None, **options) -> FakeStream:
@@ -110,8 +111,11 @@ def test_the_loading_flags_reach_the_pipeline(pipe, clip):
         "dtype": "auto",
         "revision": None,
         "local_files_only": False,
+        "graphs": None,
+        "streams": None,
     }
-    flags = "--model m --base b --device cpu --dtype float32 --revision r --local-files-only"
+    flags = "--model m --base b --device cpu --dtype float32 --revision r --local-files-only "
+    flags += "--graphs --no-streams"
     main(["answer", clip, "?", *flags.split()])
     assert pipe.loading == {
         "model": "m",
@@ -120,6 +124,8 @@ def test_the_loading_flags_reach_the_pipeline(pipe, clip):
         "dtype": "float32",
         "revision": "r",
         "local_files_only": True,
+        "graphs": True,
+        "streams": False,
     }
 
 
@@ -140,6 +146,7 @@ def test_json_is_one_object_with_all_of_the_answer(pipe, clip, capsys):
         "segments": [[0.0, 4.0], [4.0, 8.0]],
         "prompt_tokens": 40,
         "timings": {"decode": 0.5},
+        "memory": {"placement": "device"},
     }
 
 
