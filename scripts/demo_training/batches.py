@@ -87,7 +87,7 @@ class _Writer:
         rows: dict[str, list[Tensor]] = {}
         for film in range(films):
             excerpt = make_excerpt(random, segments)
-            questions = make_questions(random, excerpt, stage.questions, stage.kinds)
+            questions = make_questions(random, excerpt, stage.questions)
             self._add_excerpt(rows, excerpt, film)
             self._add_questions(rows, excerpt, questions, random, most)
         return _padded(rows)

@@ -108,12 +108,11 @@ def make_excerpt(random: np.random.Generator, segments: int) -> Excerpt:
     return Excerpt(film, frames, times, first, real_fps)
 
 
-def make_questions(
-    random: np.random.Generator, excerpt: Excerpt, number: int, kinds: tuple[str, ...] = KINDS
-) -> list[Question]:
-    """`number` random questions about an excerpt, each of `kinds` as often as it has them."""
+def make_questions(random: np.random.Generator, excerpt: Excerpt, number: int) -> list[Question]:
+    """`number` random questions about an excerpt, of different kinds as far as it has them."""
     found: list[Question] = []
-    for kind in [*random.permutation(kinds), *random.permutation(kinds)]:
+    kinds = [*random.permutation(KINDS), *random.permutation(KINDS)]
+    for kind in kinds:
         question = make_question(excerpt.film, str(kind), random)
         if question is not None and excerpt.sees_all(question):
             found.append(question)

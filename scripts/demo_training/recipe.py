@@ -7,8 +7,6 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from tempo_fast.demo.questions import KINDS
-
 SIDE = 128  # pixels of a frame
 WINDOW = 8  # frames of a segment
 MEMORY = 32  # memory tokens of a segment
@@ -22,8 +20,7 @@ class Stage:
     steps: how many. segments: lengths of a film, each as often, that divide `batch`, the segments
     of all films of a step. questions: about each film. learning_rate: at its start and end. learns:
     the vision encoder alone, everything, or the projector and the language model alone. hints,
-    counting: weights of the auxiliary losses, and of the one that says how many there are. kinds:
-    of questions, as often as they are here.
+    counting: weights of the auxiliary losses, and of the one that says how many there are.
     """
 
     name: str
@@ -35,7 +32,6 @@ class Stage:
     learns: Literal["vision", "all", "language"] = "all"
     hints: float = 0.3
     counting: float = 0.0
-    kinds: tuple[str, ...] = KINDS
 
 
 STAGES = (
@@ -47,17 +43,6 @@ STAGES = (
     Stage("watch", 1000, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.3),
     # To find it in many minutes.
     Stage("remember", 200, (16, 24, 32, 48, 96), 96, 12, (1.5e-3, 5e-5), learns="language"),
-    # And to say when it was, which is learnt last.
-    Stage(
-        "date",
-        110,
-        (16, 24, 32, 48, 96),
-        96,
-        12,
-        (6e-4, 2e-5),
-        learns="language",
-        kinds=(*KINDS, "time", "time", "time"),
-    ),
 )
 SMOKE = tuple(replace(stage, steps=2, segments=(2,), batch=4, questions=2) for stage in STAGES)
 

@@ -64,7 +64,8 @@ def _ask(video: Path, output: Path) -> None:
     # The weights are small: float32 costs nothing, and CPUs are fastest with it.
     pipe = TempoFastPipeline.from_pretrained(MODEL, dtype="float32", local_files_only=True)
     size = sum(weights.numel() for weights in pipe.checkpoint.model.parameters())
-    print(f"checkpoint  {MODEL}")
+    here = Path.cwd()
+    print(f"checkpoint  {MODEL.relative_to(here) if MODEL.is_relative_to(here) else MODEL}")
     print(f"            {size / 1e6:.1f} million parameters, loaded in {_since(began)}")
     began = perf_counter()
     with Progress() as progress, pipe.open(video, progress=progress) as opened:

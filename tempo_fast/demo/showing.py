@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tempo_fast.demo.film import Event, Film
+from tempo_fast.demo.questions import PLURALS
 
 SECONDS = 240.0
 MIDDLE = ((0.5, 0.5),)
@@ -36,8 +37,10 @@ QUESTIONS = (
 
 def describe(event: Event) -> str:
     """An event in words."""
+    one = event.count == 1
     what = f"a {event.colour} {event.shape}"
-    if event.count > 1:
-        what = f"{event.count} copies of {what}"
-    moves = "stands" if event.motion == "still" else f"moves {event.motion}"
-    return f"{what} {moves} from {event.start:.0f} to {event.end:.0f} s"
+    if not one:
+        what = f"{event.count} {event.colour} {PLURALS[event.shape]}"
+    moves = "stand" if event.motion == "still" else "move"
+    way = "" if event.motion == "still" else f" {event.motion}"
+    return f"{what} {moves}{'s' if one else ''}{way} from {event.start:.0f} to {event.end:.0f} s"
