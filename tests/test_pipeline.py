@@ -325,7 +325,7 @@ def test_a_cache_that_could_not_grow_is_still_right(pipe, clip_frames, monkeypat
     long = "What moves? " * 40
     expected = pipe.compress(clip_frames, QUESTION, fps=2.0).tokens
     with pipe.open(clip_frames, fps=2.0) as video:
-        plain, allocations = KVCache._empty, 2 * pipe.config.compressor.layers
+        plain, allocations = KVCache._zeros, 2 * pipe.config.compressor.layers
         for failing in range(allocations):
             left = iter([False] * failing + [True])
 
@@ -334,7 +334,7 @@ def test_a_cache_that_could_not_grow_is_still_right(pipe, clip_frames, monkeypat
                     raise KeyboardInterrupt
                 return plain(cache, capacity)
 
-            monkeypatch.setattr(KVCache, "_empty", fail)
+            monkeypatch.setattr(KVCache, "_zeros", fail)
             with pytest.raises(KeyboardInterrupt):
                 video.compress(long + "more " * 20 * failing)
             monkeypatch.undo()
