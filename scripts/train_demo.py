@@ -14,8 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-# glibc gives large blocks back to the system at once, and getting them again took a third of the
-# time of a step on two cores.
+# glibc gives large blocks back to the system at once, and every step gets them again.
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(16 * 1024**3),
