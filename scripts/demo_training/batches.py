@@ -24,19 +24,25 @@ from .recipe import MEMORY, SIDE, WINDOW, Stage, tempo_config
 
 # In the language model's prompts: the place of a memory token, and of nothing.
 MEMORY_PLACE, PAD = -1, -2
+MISTAKEN = 0.05  # part of the segments that truncation takes for what they aren't
 IGNORE = -100  # what cross entropy leaves out
 Batch = dict[str, Tensor]
 
 
-def truncation(random: np.random.Generator, relevant: np.ndarray, most: int) -> np.ndarray:
-    """Memory tokens that each segment keeps in a training step: int64 [S], 1…most.
+def truncation(random: np.random.Generator, relevant: np.ndarray) -> np.ndarray:
+    """Memory tokens that each segment keeps in a training step: int64 [S], 1…MEMORY.
 
-    What matters keeps any number from the published least (4) on, few more often than many, so that
-    the head of the sequence learns to carry the most; what doesn't keeps a few, or as many.
+    One time in four all, as where the budget is never short. Else any number, few more often than
+    many, so that the head of the sequence learns to carry the most: the same for every segment, or
+    for those that matter, and up to the published least (4) for the others. Some are taken for the
+    other kind, so that how many tokens there are doesn't say by itself which matter.
     """
-    kept = round(float(np.exp(random.uniform(np.log(4), np.log(most)))))
-    rest = kept if random.random() < 0.2 else int(random.integers(1, 5))
-    return np.where(relevant, kept, min(rest, most))
+    if random.random() < 0.25:
+        return np.full(len(relevant), MEMORY)
+    relevant = relevant ^ (random.random(len(relevant)) < MISTAKEN)
+    kept = round(float(np.exp(random.uniform(0, np.log(MEMORY)))))
+    rest = kept if random.random() < 0.3 else int(random.integers(1, 5))
+    return np.where(relevant, kept, min(rest, kept))
 
 
 class Batches(IterableDataset):
@@ -83,13 +89,12 @@ class _Writer:
     def batch(self, random: np.random.Generator, stage: Stage) -> Batch:
         segments = int(random.choice(stage.segments))
         films = stage.batch // segments
-        most = int(random.choice([8, 16, MEMORY], p=[0.6, 0.25, 0.15]))
         rows: dict[str, list[Tensor]] = {}
         for film in range(films):
             excerpt = make_excerpt(random, segments)
             questions = make_questions(random, excerpt, stage.questions)
             self._add_excerpt(rows, excerpt, film)
-            self._add_questions(rows, excerpt, questions, random, most)
+            self._add_questions(rows, excerpt, questions, random)
         return _padded(rows)
 
     def _add_excerpt(self, rows: dict[str, list[Tensor]], excerpt: Excerpt, film: int) -> None:
@@ -117,10 +122,9 @@ class _Writer:
         excerpt: Excerpt,
         questions: list[Question],
         random: np.random.Generator,
-        most: int,
     ) -> None:
         relevant = np.stack([excerpt.shown(question) for question in questions], 1)
-        kept = np.stack([truncation(random, shown, most) for shown in relevant.T], 1)
+        kept = np.stack([truncation(random, shown) for shown in relevant.T], 1)
         _put(rows, "relevant", torch.from_numpy(relevant).float())
         _put(rows, "kept", torch.from_numpy(kept))
         told = np.stack([excerpt.told(question) for question in questions], 1)

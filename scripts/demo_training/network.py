@@ -148,21 +148,25 @@ class Losses(nn.Module):
         """`answer`, `relevance`, `cells`, `told` and `numbers`, each a mean loss.
 
         Also `right` [films · Q], whether every token of the answer is the likeliest, and `scores`
-        [N, Q], the logits of the relevance. learns: as of a Stage; "vision" makes `cells` alone,
-        "language" makes no gradients of encoder and compressor.
+        [N, Q], the logits of the relevance. learns: as of a Stage; "vision" makes `cells` and
+        `numbers` alone, "language" makes no gradients of encoder and compressor.
         """
         with batch["frames"].device:  # where new tensors are made
             if learns == "vision":
-                return {"cells": self._cells(self._see(batch["frames"])[0], batch)}
+                return self._seen(self._see(batch["frames"])[0], batch)
             return self._forward(batch, learns)
 
-    def _cells(self, tokens: Tensor, batch: Batch) -> Tensor:
+    def _seen(self, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
         """How well visual tokens [pairs, CELLS², D] tell what they show; most show nothing."""
-        scores, labels = self.cells(tokens.float()), batch["cells"][..., :2]
+        tokens, labels = tokens.float(), batch["cells"]
         shown = labels[..., :1] > 0
-        return _classify(scores, labels.where(shown, IGNORE), CELL_CLASSES) + _classify(
-            scores, labels.where(~shown, IGNORE), CELL_CLASSES
-        )
+        scores, what = self.cells(tokens), labels[..., :2]
+        copies = (labels[..., 2:] - 1).where(shown, IGNORE)
+        return {
+            "cells": _classify(scores, what.where(shown, IGNORE), CELL_CLASSES)
+            + _classify(scores, what.where(~shown, IGNORE), CELL_CLASSES),
+            "numbers": _classify(self.numbers(tokens), copies, (MOST_COPIES,)),
+        }
 
     def _forward(self, batch: Batch, learns: str) -> dict[str, Tensor]:
         with torch.set_grad_enabled(learns == "all"):
@@ -170,10 +174,6 @@ class Losses(nn.Module):
             scores, memory = self.compress(
                 batch, tokens.flatten(0, 1), [feature.flatten(0, 1) for feature in features]
             )
-        cells = self._cells(tokens, batch)
-        copies = batch["cells"][..., 2:] - 1
-        copies = copies.where(copies >= 0, IGNORE)
-        numbers = _classify(self.numbers(tokens.float()), copies, (MOST_COPIES,))
         head = self.told(memory[:, :, :TELLING].mean(2).float())
         told = _classify(head, batch["told"], TOLD_CLASSES)
         relevant = batch["relevant"]
@@ -182,11 +182,10 @@ class Losses(nn.Module):
         return {
             "answer": answer,
             "relevance": relevance,
-            "cells": cells,
             "told": told,
-            "numbers": numbers,
             "right": right,
             "scores": scores,
+            **self._seen(tokens, batch),
         }
 
     def _see(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 SIDE = 128  # pixels of a frame
 WINDOW = 8  # frames of a segment
-MEMORY = 32  # memory tokens of a segment
+MEMORY = 16  # memory tokens of a segment
 BASE_NAME = "tempo-demo-base"
 
 
@@ -36,13 +36,13 @@ class Stage:
 
 STAGES = (
     # What stands where in a frame.
-    Stage("see", 1300, (4,), 48, 1, (2e-3, 2e-3), learns="vision"),
+    Stage("see", 1400, (4,), 48, 1, (2e-3, 2e-3), learns="vision", counting=0.3),
     # What happens in a few seconds.
-    Stage("look", 600, (2, 3, 4), 48, 3, (2e-3, 2e-3)),
+    Stage("look", 700, (2, 3, 4), 48, 3, (2e-3, 2e-3), counting=0.3),
     # What happens in up to a minute and a half.
-    Stage("watch", 1000, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.3),
+    Stage("watch", 1200, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.3),
     # To find it in many minutes.
-    Stage("remember", 200, (16, 24, 32, 48, 96), 96, 12, (1.5e-3, 5e-5), learns="language"),
+    Stage("remember", 450, (16, 24, 32, 48, 96), 96, 8, (1.5e-3, 2e-5), learns="language"),
 )
 SMOKE = tuple(replace(stage, steps=2, segments=(2,), batch=4, questions=2) for stage in STAGES)
 
