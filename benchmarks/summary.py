@@ -46,7 +46,7 @@ def line(row: dict) -> str:
 def _videos(terminal, rows: list[dict]) -> None:
     terminal.section("video: to the last patch")
     for row in rows:
-        start = f"{row['file']:32} {row['way']:11}"
+        start = f"{row['file']:32} {row['way']:14}"
         if "missing" in row:
             terminal.write_line(f"{start} not measured: {row['missing']}")
             continue

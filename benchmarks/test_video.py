@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -41,6 +42,8 @@ def _missing(way: str) -> str | None:
             importlib.import_module(NEEDS[way])
         except (ImportError, RuntimeError, OSError) as error:
             return f"{NEEDS[way]}: {str(error).strip().splitlines()[0]}"
+    if way == "one_core" and not hasattr(os, "sched_setaffinity"):
+        return "this system keeps no process on one core"
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import resource
 import sys
 import time
@@ -28,14 +29,15 @@ def indices(total: int, samples: int) -> list[int]:
     return np.rint(np.linspace(0, total - 1, samples)).astype(int).tolist()
 
 
-def tempo_fast(path: str, samples: int) -> Iterator[torch.Tensor]:
+def tempo_fast(path: str, samples: int, decoder: str = "auto") -> Iterator[torch.Tensor]:
     """This package: segments as they are made, patched as the engine does."""
     from tempo_fast.engine.ops import preprocess
     from tempo_fast.options import OpenOptions
     from tempo_fast.video import open_source
     from tempo_fast.video.segments import SegmentReader
 
-    with open_source(path, OpenOptions(max_frames=samples, video_fps=1000)) as source:
+    options = OpenOptions(max_frames=samples, video_fps=1000, decoder=decoder)
+    with open_source(path, options) as source:
         for segment in SegmentReader(source, WINDOW, WINDOW):
             yield preprocess(segment, (), torch.float32).reshape(-1, 1536)
 
@@ -73,8 +75,26 @@ def torchcodec(path: str, samples: int) -> Iterator[torch.Tensor]:
     yield from _published_arithmetic(batch.data.numpy())
 
 
-WAYS = {way.__name__: way for way in (tempo_fast, published, pyav, torchcodec)}
-NEEDS = {"published": "decord", "pyav": "av", "torchcodec": "torchcodec.decoders"}
+def one_core(path: str, samples: int) -> Iterator[torch.Tensor]:
+    """This package on one core, to see what the others are worth."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    yield from tempo_fast(path, samples)
+
+
+def our_torchcodec(path: str, samples: int) -> Iterator[torch.Tensor]:
+    """This package with torchcodec in the place of its own decoding."""
+    yield from tempo_fast(path, samples, decoder="torchcodec")
+
+
+_WAYS = (tempo_fast, published, pyav, torchcodec, our_torchcodec, one_core)
+WAYS = {way.__name__: way for way in _WAYS}
+NEEDS = {
+    "published": "decord",
+    "pyav": "av",
+    "torchcodec": "torchcodec.decoders",
+    "our_torchcodec": "torchcodec.decoders",
+}
 
 
 def _published_arithmetic(frames: np.ndarray | list[np.ndarray]) -> Iterator[torch.Tensor]:

@@ -15,6 +15,8 @@ from tempo_fast.errors import OptionError
 STRATEGIES = ("head", "tail", "random", "tome", "uniform", "none")
 PRUNINGS = ("topk", "lastk", "random")
 ERRORS = ("raise", "skip")
+DECODERS = ("auto", "pyav", "torchcodec", "nvdec")
+FRAMES = ("exact", "keyframes")
 
 
 # Beyond these no option means anything; they keep the arithmetic away from overflow.
@@ -56,6 +58,13 @@ class OpenOptions:
     fps: the rate of frames that have none of their own. Of an array, whose frames are already
         sampled and all used, it must be given; a `.npy` file and a folder of images are sampled
         like a video of this rate, by default video_fps.
+    frames: "exact" shows the frames that the published rule names. "keyframes" shows for each of
+        them the keyframe nearest to it, which may come twice or lie outside the clip: much less is
+        decoded, but a picture is up to half the distance of two keyframes off its time.
+    decoder: of video files. "pyav" is always there and reads all of them; "auto" is the same, being
+        the fastest measured. "torchcodec" and "nvdec" (on the GPU) need torchcodec and refuse a
+        file of which they give frames of other times; their colours may differ (10-bit, interlaced,
+        all of nvdec's).
     on_error: "raise" fails where a video file is damaged. "skip" repeats the sample before it for
         each one that can't be decoded (the sample after it, at the start) and warns with
         `DamageWarning`; it needs a file whose frames have times. What a decoder patches up
@@ -72,6 +81,8 @@ class OpenOptions:
     frame_stride: int | None = None
     clip: tuple[float, float] | None = None
     fps: float | None = None
+    frames: str = "exact"
+    decoder: str = "auto"
     on_error: str = "raise"
     allow_remote: bool = False
     allow_private: bool = False
@@ -80,6 +91,8 @@ class OpenOptions:
 
     def __post_init__(self) -> None:
         _one_of("on_error", self.on_error, ERRORS)
+        _one_of("frames", self.frames, FRAMES)
+        _one_of("decoder", self.decoder, DECODERS)
         _number("video_fps", self.video_fps, 1e-6, MOST_RATE)
         _whole("max_frames", self.max_frames, 1)
         _whole("min_frames", self.min_frames, 1)

@@ -228,6 +228,7 @@ class TempoFastPipeline:
             dict(clock.seconds),
             self._steps,
             close_source,
+            source.shift,
         )
 
 

@@ -28,6 +28,7 @@ class Video:
     """A video's segments as keys and values, ready for questions.
 
     Made by `TempoFastPipeline.open`. frames: how many were sampled. segments: [(start_s, end_s)].
+    shift: the most seconds between a sample's moment and its frame (frames="keyframes"), else 0.
     timings: seconds that opening it took by stage. memory: a MemoryPlan, what it needs and what was
     decided: where memory is short, the keys and values wait on the host, or each question encodes
     the video again, from a source that stays open (a file, or the caller's own array, which must
@@ -47,9 +48,11 @@ class Video:
         timings: dict[str, float],
         steps: StepPool | None = None,
         close_source: Callable[[], None] | None = None,
+        shift: float = 0.0,
     ) -> None:
         self.segments = encoded.plan.times
         self.frames = frames
+        self.shift = shift
         self.timings = timings
         self.memory = encoded.memory
         self._steps = steps

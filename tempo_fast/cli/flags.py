@@ -8,9 +8,24 @@ from collections.abc import Collection
 from dataclasses import Field, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from tempo_fast.options import ERRORS, PRUNINGS, STRATEGIES, AskOptions, OpenOptions, split_options
+from tempo_fast.options import (
+    DECODERS,
+    ERRORS,
+    FRAMES,
+    PRUNINGS,
+    STRATEGIES,
+    AskOptions,
+    OpenOptions,
+    split_options,
+)
 
-CHOICES = {"on_error": ERRORS, "strategy": STRATEGIES, "pruning": PRUNINGS}
+CHOICES = {
+    "frames": FRAMES,
+    "decoder": DECODERS,
+    "on_error": ERRORS,
+    "strategy": STRATEGIES,
+    "pruning": PRUNINGS,
+}
 
 HELP = {
     "video_fps": "wanted sampling rate, frames a second",
@@ -24,6 +39,8 @@ HELP = {
     "allow_private": "also from an address that is not of the public internet",
     "remote_max_bytes": "largest file to fetch, in bytes",
     "remote_seconds": "longest time that fetching may take",
+    "frames": "the frames that the rule names, or the keyframe nearest to each",
+    "decoder": "of video files; torchcodec and nvdec need torchcodec",
     "on_error": "fail at a damaged part of a video, or repeat the frame before it",
     "visual_token_budget": "memory tokens that all segments share",
     "min_tokens": "fewest memory tokens of a segment",

@@ -18,7 +18,7 @@ from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.parallel import in_order
 from tempo_fast.video.plan import Run, plan
 from tempo_fast.video.runs import UnplannedError, open_runs
-from tempo_fast.video.sampling import sample_indices
+from tempo_fast.video.samples import choose_samples
 from tempo_fast.video.scan import open_video, scan
 from tempo_fast.video.workers import usable_cores
 
@@ -86,19 +86,17 @@ class VideoFile(FrameSource):
         self._path = path
         self._skip = options.on_error == "skip"
         self._index = scan(path)
-        self._indices, real_fps = sample_indices(
-            self._index.total,
-            self._index.fps,
-            video_fps=options.video_fps,
-            max_frames=options.max_frames,
-            min_frames=options.min_frames,
-            clip=options.clip,
-        )
+        samples = choose_samples(self._index, options)
+        self._indices, self._wanted = samples.indices, samples.wanted
         # Only a decoded frame knows which way up it is.
         height, width, _ = to_pixels(_any_frame(path)).shape
-        super().__init__(count=len(self._indices), height=height, width=width, real_fps=real_fps)
-        timed = self._index.times is not None
-        self._wanted = self._index.times[self._indices] if timed else self._indices
+        super().__init__(
+            count=len(self._indices),
+            height=height,
+            width=width,
+            real_fps=samples.real_fps,
+            shift=samples.shift,
+        )
         self._runs: list[Run] = []
         if self._index.packets is not None:
             times = np.unique(self._wanted)

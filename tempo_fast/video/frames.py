@@ -18,20 +18,29 @@ class FrameSource(ABC):
 
     count: sampled frames (F). height, width: of the frames as they are yielded, in pixels.
     real_fps: sampled frames a second. is_image: a single still image, which the model reads
-    without time. decode_seconds: time spent reading and decoding so far.
+    without time. shift: the most seconds between a sample's moment and its frame. decode_seconds:
+    time spent reading and decoding so far.
 
     A context manager; `close` may be called more than once, and from then on iterating raises
     VideoError. Each iteration starts again at the first frame.
     """
 
     def __init__(
-        self, *, count: int, height: int, width: int, real_fps: float, is_image: bool = False
+        self,
+        *,
+        count: int,
+        height: int,
+        width: int,
+        real_fps: float,
+        is_image: bool = False,
+        shift: float = 0.0,
     ) -> None:
         self.count = count
         self.height = height
         self.width = width
         self.real_fps = real_fps
         self.is_image = is_image
+        self.shift = shift
         self.decode_seconds = 0.0
         self._closed = False
         self._on_close: list[weakref.finalize] = []

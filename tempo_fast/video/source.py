@@ -114,6 +114,7 @@ def _open_path(path: Path, options: OpenOptions) -> FrameSource:
 def _video_file(path: Path, options: OpenOptions) -> FrameSource:
     try:  # here, because everything but video files works without PyAV
         from tempo_fast.video.decode import VideoFile
+        from tempo_fast.video.torchcodec_file import TorchcodecFile
     except ModuleNotFoundError as error:
         if error.name != "av":
             raise
@@ -121,7 +122,9 @@ def _video_file(path: Path, options: OpenOptions) -> FrameSource:
             f"reading {path.name} needs PyAV, which isn't installed: pip install av (frames in an "
             "array or a .npy file need none)"
         ) from error
-    return VideoFile(path, options)
+    # Measured: PyAV by our plan is never slower than torchcodec (benchmarks/results/video.json).
+    kind = VideoFile if options.decoder in ("auto", "pyav") else TorchcodecFile
+    return kind(path, options)
 
 
 def _refuse_fps(path: Path, options: OpenOptions) -> None:
