@@ -290,3 +290,30 @@ def test_audio_only(tmp_path):
         write_sound(out)
     with pytest.raises(VideoError, match="no video in it, only: audio"):
         load_frames(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sparse.avi", SPARSE),
+        ("b.avi", {"bf": "2", "g": "20"}),
+        ("slices.avi", {"x264-params": "slices=3"}),
+        ("mpeg4.avi", {"codec": "mpeg4", "bf": "2", "g": "20"}),
+        ("raw.avi", {"codec": "rawvideo"}),
+    ],
+)
+def test_avi_is_counted_without_decoding(tmp_path, monkeypatch, name, options):
+    path = make_clip(tmp_path / name, **options)
+    monkeypatch.setattr("tempo_fast.video.scan._count_by_decoding", None)
+    frames, _ = load_frames(path, video_fps=30)
+    assert [read(frame) for frame in frames] == list(range(60))
+
+
+def test_avi_that_packets_do_not_count_is_decoded(tmp_path, monkeypatch):
+    path = make_clip(tmp_path / "fields.avi", bf="0", flags="+ildct+ilme")
+    counted = []
+    monkeypatch.setattr(
+        "tempo_fast.video.scan._count_by_decoding", lambda path: counted.append(path) or 60
+    )
+    with open_source(path, OpenOptions()) as source:
+        assert source.count == 4 and counted == [path]

@@ -79,6 +79,8 @@ def scan(path: Path) -> FrameIndex:
         whole, read = (container.duration or 0) / av.time_base, 0.0
         start = (container.start_time or 0) / av.time_base
         shown, ordered, complete, last_dts = [], True, 0, None
+        # Avi stores no presentation times, and FFmpeg's guesses are wrong for B-frames.
+        untimed = countable = kind == "avi"
         syntax = syntax_of(stream.codec_context.name, stream.codec_context.extradata)
         everything, entries = [], []
         for packet in container.demux():
@@ -92,7 +94,9 @@ def scan(path: Path) -> FrameIndex:
                 ordered = ordered and (last_dts is None or packet.dts > last_dts)
                 last_dts = packet.dts
             # Every packet is looked at, whatever else is known of it.
-            entry = syntax.look(bytes(packet), packet.is_keyframe)
+            data = bytes(packet)
+            entry = syntax.look(data, packet.is_keyframe)
+            countable = countable and (entry or bool(everything)) and syntax.is_one_frame(data)
             if entry and packet.pts is not None:
                 time = packet.pts if packet.dts is None else packet.dts
                 entries.append((packet.pts, time, len(everything)))
@@ -106,7 +110,7 @@ def scan(path: Path) -> FrameIndex:
         # Frames outside an edit list aren't there either, and that is no damage.
         complete = _count_without_edits(path)
     if (kind.startswith("mov") and complete < stated) or (
-        kind == "avi" and complete < stated and complete < len(shown)
+        untimed and complete < stated and complete < len(shown)
     ):
         raise VideoError(
             f"{path} is cut off: only {complete} of its {stated} frames could be read; get the "
@@ -117,10 +121,10 @@ def scan(path: Path) -> FrameIndex:
             f"{path} is cut off: only {len(shown)} of about {round(whole * fps)} frames "
             f"({read:.1f} of {whole:.1f} s) could be read; get the whole file"
         )
-    # Avi stores no presentation times, and FFmpeg's guesses are wrong for B-frames.
-    timed = kind != "avi" and ordered and None not in shown and len(set(shown)) == len(shown)
+    timed = not untimed and ordered and None not in shown and len(set(shown)) == len(shown)
+    counted = timed or (countable and complete == stated == len(shown))
     return FrameIndex(
-        total=len(shown) if timed else _count_by_decoding(path),
+        total=len(shown) if counted else _count_by_decoding(path),
         fps=fps,
         times=np.sort(np.array(shown, np.int64)) if timed else None,
         time_base=time_base,
