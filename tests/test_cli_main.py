@@ -224,7 +224,7 @@ def test_info_gives_the_sizes_of_a_checkpoint(capsys):
     assert cli.main(["info", "--model", str(model), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)["model"]
     with safe_open(model / "model.safetensors", "pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (a file can't be iterated)
     projector = [shape for name, shape in shapes.items() if "mm_projector" in name]
     sizes = [shape[0] * (shape[1] if len(shape) > 1 else 1) for shape in projector]
     assert facts["parameters"]["projector"] == sum(sizes)

@@ -1,6 +1,9 @@
 import gc
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -277,3 +280,48 @@ def test_nobody_there():
         port = free.getsockname()[1]
     with pytest.raises(VideoError, match="can't be fetched: ConnectionRefusedError"):
         open_source(f"http://127.0.0.1:{port}/a.mp4", options())
+
+
+@pytest.fixture(params=["127.0.0.1"])
+def secure(server, request, tmp_path_factory):
+    """The server behind TLS, and the file of its certificate, which is its own authority."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    made = tmp_path_factory.mktemp("certificate")
+    key, certificate = made / "key.pem", made / "certificate.pem"
+    named = f"openssl req -x509 -subj /CN=tempo-fast -addext subjectAltName=IP:{request.param}"
+    written = ["-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    subprocess.run([*named.split(), *written], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    # The handshake is of the connection's own thread, or a client that fails it stops the server.
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+    server.handle_error = lambda *_: None
+    return f"https://127.0.0.1:{server.server_port}", str(certificate)
+
+
+def test_https(server, secure, monkeypatch):
+    address, certificate = secure
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    expected, _ = load_frames(CLIP)
+    frames, _ = load_frames(address + "/clip.mp4", allow_remote=True, allow_private=True)
+    assert np.array_equal(frames, expected)
+    server.answers["/down"] = answer(status=302, Location="http://127.0.0.1/clip.mp4")
+    with pytest.raises(VideoError, match="which isn't https"):
+        open_source(address + "/down", options())
+
+
+def test_a_certificate_of_nobody_known_is_refused(server, secure):
+    with pytest.raises(VideoError, match="CERTIFICATE_VERIFY_FAILED"):
+        open_source(secure[0] + "/clip.mp4", options())
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("secure", ["127.0.0.2"], indirect=True)
+def test_a_certificate_of_another_host_is_refused(server, secure, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", secure[1])
+    with pytest.raises(VideoError, match="CERTIFICATE_VERIFY_FAILED"):
+        open_source(secure[0] + "/clip.mp4", options())
+    assert server.asked == []
