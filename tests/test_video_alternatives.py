@@ -16,6 +16,14 @@ from tempo_fast.video.samples import choose_samples, nearest
 from tempo_fast.video.scan import scan
 
 from .test_video_decode import make_clip, read
+from .test_video_exact import FORMATS, VARIANTS, write
+
+# torchcodec's colours of these are others.
+OTHER_COLOURS = {"interlaced.mp4", "mpeg4_interlaced.mkv"} | {
+    "ten.mkv",
+    "hevc_ten.mp4",
+    "av1_ten.mkv",
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +101,19 @@ def test_torchcodec_gives_the_same_frames(clip, options):
     ours, rate = load_frames(clip, video_fps=20, **options)
     theirs, their_rate = load_frames(clip, video_fps=20, decoder="torchcodec", **options)
     assert (ours == theirs).all() and rate == their_rate
+
+
+@with_torchcodec
+@pytest.mark.parametrize("name", [*VARIANTS, *FORMATS])
+def test_torchcodec_is_exact_or_says_no(tmp_path, name):
+    path = write(tmp_path / name, *{**VARIANTS, **FORMATS}[name])
+    ours, _ = load_frames(path, video_fps=9)
+    if name.endswith((".ts", ".avi")) or name == "refresh.mp4":
+        with pytest.raises(VideoError, match="decoder='pyav'"):
+            load_frames(path, video_fps=9, decoder="torchcodec")
+        return
+    theirs, _ = load_frames(path, video_fps=9, decoder="torchcodec")
+    assert (ours == theirs).all() == (name not in OTHER_COLOURS)
 
 
 @with_torchcodec
