@@ -146,7 +146,12 @@ def _cpu_seconds() -> float:
 
 def main(way: str, path: str, samples: str, check: str) -> None:
     """Run one way and print its figures."""
-    for module in ("tempo_fast.video.segments", "tempo_fast.engine.ops", NEEDS.get(way)):
+    for module in (
+        "tempo_fast.video.decode",
+        "tempo_fast.video.segments",
+        "tempo_fast.engine.ops",
+        NEEDS.get(way),
+    ):
         if module:
             importlib.import_module(module)
     baseline, cpu = _peak_bytes(), _cpu_seconds()

@@ -17,6 +17,10 @@ class DamageWarning(UserWarning):
     """Part of a video can't be decoded, and other frames take the place of those in it."""
 
 
+class ShiftWarning(UserWarning):
+    """The pictures that stand for the sampled moments are from far off."""
+
+
 class OptionError(TempoError, ValueError):
     """An option that is unknown, out of range, or can't be met together with another."""
 

@@ -58,11 +58,12 @@ class OpenOptions:
     fps: the rate of frames that have none of their own. Of an array, whose frames are already
         sampled and all used, it must be given; a `.npy` file and a folder of images are sampled
         like a video of this rate, by default video_fps.
-    frames: "exact" shows the frames that the published rule names. "keyframes" shows for each of
-        them the keyframe nearest to it, which may come twice or lie outside the clip: much less is
-        decoded, but a picture is up to half the distance of two keyframes off its time.
-    decoder: of video files. "pyav" is always there and reads all of them; "auto" is the same, being
-        the fastest measured. "torchcodec" and "nvdec" (on the GPU) need torchcodec and refuse a
+    frames: of video files. "exact" shows the frames that the published rule names. "keyframes"
+        shows for each of them the keyframe nearest to it, which may come often or lie outside the
+        clip: much less is decoded, but a picture is off its time, by as much as the keyframes are
+        far. Where that is more than the length of a segment, a `ShiftWarning` says so.
+    decoder: of video files. "pyav" is always there and reads all of them; "auto" is the same.
+        "torchcodec" and "nvdec" (on the GPU) need torchcodec, know no on_error="skip" and refuse a
         file of which they give frames of other times; their colours may differ (10-bit, interlaced,
         all of nvdec's).
     on_error: "raise" fails where a video file is damaged. "skip" repeats the sample before it for
@@ -93,6 +94,8 @@ class OpenOptions:
         _one_of("on_error", self.on_error, ERRORS)
         _one_of("frames", self.frames, FRAMES)
         _one_of("decoder", self.decoder, DECODERS)
+        if self.on_error == "skip" and self.decoder not in ("auto", "pyav"):
+            raise OptionError(f"on_error='skip' needs decoder='pyav'; got {self.decoder!r}")
         _number("video_fps", self.video_fps, 1e-6, MOST_RATE)
         _whole("max_frames", self.max_frames, 1)
         _whole("min_frames", self.min_frames, 1)

@@ -292,28 +292,24 @@ def test_audio_only(tmp_path):
         load_frames(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("sparse.avi", SPARSE),
-        ("b.avi", {"bf": "2", "g": "20"}),
-        ("slices.avi", {"x264-params": "slices=3"}),
-        ("mpeg4.avi", {"codec": "mpeg4", "bf": "2", "g": "20"}),
-        ("raw.avi", {"codec": "rawvideo"}),
-    ],
-)
-def test_avi_is_counted_without_decoding(tmp_path, monkeypatch, name, options):
-    path = make_clip(tmp_path / name, **options)
+def test_avi_of_single_frames_is_counted_without_decoding(tmp_path, monkeypatch):
+    path = make_clip(tmp_path / "raw.avi", codec="rawvideo")
     monkeypatch.setattr("tempo_fast.video.scan._count_by_decoding", None)
     frames, _ = load_frames(path, video_fps=30)
     assert [read(frame) for frame in frames] == list(range(60))
 
 
-def test_avi_that_packets_do_not_count_is_decoded(tmp_path, monkeypatch):
-    path = make_clip(tmp_path / "fields.avi", bf="0", flags="+ildct+ilme")
-    counted = []
-    monkeypatch.setattr(
-        "tempo_fast.video.scan._count_by_decoding", lambda path: counted.append(path) or 60
-    )
-    with open_source(path, OpenOptions()) as source:
-        assert source.count == 4 and counted == [path]
+def test_avi_that_begins_in_an_open_gop_is_no_damage(tmp_path):
+    whole = make_clip(tmp_path / "whole.avi", codec="mpeg4", bf="2", g="20")
+    with av.open(str(whole)) as given, av.open(str(tmp_path / "cut.avi"), "w") as out:
+        stream = given.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        begun = False
+        for packet in given.demux(stream):
+            begun = begun or (packet.is_keyframe and packet.dts is not None and packet.dts > 0)
+            if begun and packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    frames, _ = load_frames(tmp_path / "cut.avi", video_fps=30)
+    assert 30 < len(frames) < 60
+    assert [read(frame) for frame in frames] == list(range(60 - len(frames), 60))

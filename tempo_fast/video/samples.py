@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
-from tempo_fast.errors import VideoError
+from tempo_fast.errors import ShiftWarning, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.sampling import sample_indices
 from tempo_fast.video.scan import FrameIndex
@@ -31,7 +32,8 @@ class Samples:
 def choose_samples(index: FrameIndex, options: OpenOptions) -> Samples:
     """The samples of an indexed file: by the published rule, or the keyframes nearest to those.
 
-    Raises VideoError where the keyframes can't be told, OptionError for an empty clip.
+    Warns with ShiftWarning where those are further off than a segment is long. Raises VideoError
+    where the keyframes can't be told, OptionError for an empty clip.
     """
     indices, real_fps = sample_indices(
         index.total,
@@ -46,6 +48,13 @@ def choose_samples(index: FrameIndex, options: OpenOptions) -> Samples:
         return Samples(indices, wanted, real_fps)
     shown = nearest(_keyframes(index), wanted)
     shift = float(np.abs(shown - wanted).max() * index.time_base)
+    if shift > options.frame_windows / real_fps:
+        warnings.warn(
+            f"with frames='keyframes', what is shown is up to {shift:.1f} s off: the keyframes of "
+            "this video are that far apart; frames='exact' shows the sampled moments",
+            ShiftWarning,
+            stacklevel=2,
+        )
     return Samples(np.searchsorted(index.times, shown), shown, real_fps, shift)
 
 

@@ -24,13 +24,15 @@ _SLACK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The frames of a file. total: how many. fps: their mean rate, 0 where the file states none.
+    """The frames of a file's stream.
 
+    stream: its number. total: how many frames. fps: their mean rate, 0 where the file states none.
     times: int64 [total], their presentation times in units of time_base, rising; None where the
     file's times don't tell frames apart and frames are counted as they are decoded.
     packets, syntax: what decoding in runs needs; None where only decoding everything is exact.
     """
 
+    stream: int
     total: int
     fps: float
     times: np.ndarray | None
@@ -74,13 +76,13 @@ def scan(path: Path) -> FrameIndex:
     """Index the frames of a video file. Raises VideoError when it is no video or was cut off."""
     with open_video(path) as (container, stream):
         kind, stated = container.format.name, stream.frames
-        time_base = stream.time_base
+        number, time_base = stream.index, stream.time_base
         fps = float(stream.average_rate or 0)
         whole, read = (container.duration or 0) / av.time_base, 0.0
         start = (container.start_time or 0) / av.time_base
         shown, ordered, complete, last_dts = [], True, 0, None
         # Avi stores no presentation times, and FFmpeg's guesses are wrong for B-frames.
-        untimed = countable = kind == "avi"
+        untimed = kind == "avi"
         syntax = syntax_of(stream.codec_context.name, stream.codec_context.extradata)
         everything, entries = [], []
         for packet in container.demux():
@@ -94,9 +96,7 @@ def scan(path: Path) -> FrameIndex:
                 ordered = ordered and (last_dts is None or packet.dts > last_dts)
                 last_dts = packet.dts
             # Every packet is looked at, whatever else is known of it.
-            data = bytes(packet)
-            entry = syntax.look(data, packet.is_keyframe)
-            countable = countable and (entry or bool(everything)) and syntax.is_one_frame(data)
+            entry = syntax.look(bytes(packet), packet.is_keyframe)
             if entry and packet.pts is not None:
                 time = packet.pts if packet.dts is None else packet.dts
                 entries.append((packet.pts, time, len(everything)))
@@ -122,8 +122,10 @@ def scan(path: Path) -> FrameIndex:
             f"({read:.1f} of {whole:.1f} s) could be read; get the whole file"
         )
     timed = not untimed and ordered and None not in shown and len(set(shown)) == len(shown)
-    counted = timed or (countable and complete == stated == len(shown))
+    # What decoders leave out of other codecs' packets, only they know.
+    counted = timed or (untimed and syntax.alone and complete == stated == len(shown))
     return FrameIndex(
+        stream=number,
         total=len(shown) if counted else _count_by_decoding(path),
         fps=fps,
         times=np.sort(np.array(shown, np.int64)) if timed else None,

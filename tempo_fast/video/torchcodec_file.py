@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from tempo_fast.errors import OptionError, VideoError
+from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.samples import choose_samples
 from tempo_fast.video.scan import scan
 from tempo_fast.video.workers import usable_cores
 
-# Decoded frames that are held at once: these bytes, but always one.
-_ROOM_BYTES = 160 << 20
-_DEVICES = {"torchcodec": "cpu", "nvdec": "cuda"}
+# Decoded frames of one batch: these bytes, but always one. Two batches may be held at once.
+_ROOM_BYTES = 80 << 20
 
 
 class TorchcodecFile(FrameSource):
@@ -27,15 +27,16 @@ class TorchcodecFile(FrameSource):
     """
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
-        if options.on_error != "raise":
-            raise OptionError("on_error='skip' is what decoder='pyav' can do")
         self._path, self._name = path, options.decoder
+        self._decoder_class = _decoder_class(options.decoder)
+        self._device = _device(options.decoder)
         index = scan(path)
         if index.times is None:
             raise VideoError(
                 f"{path} has no times to tell its frames apart; use decoder='pyav', which counts"
             )
         samples = choose_samples(index, options)
+        self._stream = index.stream
         self._indices = samples.indices
         self._seconds = samples.wanted * float(index.time_base)
         self._slack = float(index.time_base) / 2
@@ -55,23 +56,16 @@ class TorchcodecFile(FrameSource):
             yield from self._read(decoder, start, min(start + step, self.count))
 
     def _open(self):
-        """A decoder of the file's own."""
         try:
-            from torchcodec.decoders import VideoDecoder
-        # Without FFmpeg's libraries, or beside another torch, it raises a RuntimeError or OSError.
-        except (ImportError, RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise VideoError(
-                f"decoder={self._name!r} needs torchcodec and the FFmpeg libraries that it loads: "
-                f"{reason}"
-            ) from error
-        try:
-            return VideoDecoder(
-                self._path,
+            return self._decoder_class(
+                self._path.resolve(),  # so that no part of a name is taken for a protocol
+                stream_index=self._stream,
                 dimension_order="NHWC",
                 num_ffmpeg_threads=usable_cores(),
-                device=_DEVICES[self._name],
+                device=self._device,
             )
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError) as error:
             raise self._failed(error) from error
 
@@ -79,14 +73,16 @@ class TorchcodecFile(FrameSource):
         """The samples [start, end): uint8 [n, H, W, 3]."""
         try:
             batch = decoder.get_frames_at(self._indices[start:end].tolist())
-            # It decodes on the CPU, and says so only here, what the GPU can't.
-            if self._name == "nvdec" and decoder.cpu_fallback:
-                raise VideoError(
-                    f"NVDEC can't decode {self._path}: {decoder.cpu_fallback}; use decoder='pyav'"
-                )
             frames = batch.data.cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, IndexError, ValueError) as error:
             raise self._failed(error) from error
+        # It decodes on the CPU what the GPU can't, and says so only after a frame.
+        if self._name == "nvdec" and decoder.cpu_fallback:
+            raise VideoError(
+                f"NVDEC can't decode {self._path}: {decoder.cpu_fallback}; use decoder='pyav'"
+            )
         off = np.abs(batch.pts_seconds.cpu().numpy() - self._seconds[start:end]) > self._slack
         if off.any():
             at = start + int(off.argmax())
@@ -97,7 +93,33 @@ class TorchcodecFile(FrameSource):
         return frames
 
     def _failed(self, error: Exception) -> VideoError:
-        reason = str(error).strip().splitlines()[0]
         return VideoError(
-            f"{self._path} can't be read with decoder={self._name!r}: {reason}; decoder='pyav' may"
+            f"{self._path} can't be read with decoder={self._name!r}: {_reason(error)}; "
+            "decoder='pyav' may"
         )
+
+
+def _decoder_class(name: str) -> type:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    # Without FFmpeg's libraries, or beside another torch, it raises a RuntimeError or OSError.
+    except (ImportError, RuntimeError, OSError) as error:
+        raise VideoError(
+            f"decoder={name!r} needs torchcodec and the FFmpeg libraries that it loads: "
+            f"{_reason(error)}"
+        ) from error
+    return VideoDecoder
+
+
+def _device(name: str) -> str:
+    """The device by its number: the frames are read in another thread, which has its own."""
+    if name != "nvdec":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise VideoError("decoder='nvdec' needs a GPU and the CUDA build of torch and torchcodec")
+    return f"cuda:{torch.cuda.current_device()}"
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what torchcodec says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

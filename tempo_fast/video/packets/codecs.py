@@ -18,7 +18,6 @@ _BY_NAME: dict[str, Callable[[bytes], Syntax]] = {
     "vp9": lambda _: Vp9(),
     "mpeg1video": lambda _: Mpeg2(),
     "mpeg2video": lambda _: Mpeg2(),
-    # These code every frame by itself.
     **{
         name: lambda _: Keyframes()
         for name in ("dnxhd", "huffyuv", "ffvhuff", "mjpeg", "png", "prores", "rawvideo", "utvideo")

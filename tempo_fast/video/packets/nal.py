@@ -161,16 +161,6 @@ class H264(_NalSyntax):
             return False
         return pictures > 0
 
-    def is_one_frame(self, data: bytes) -> bool:
-        """Whether it holds one whole picture, by the slices that begin at macroblock 0."""
-        if self._fields or not self._known:
-            return False
-        try:
-            slices = [unit for unit in self._units(data) if self._is_picture(unit)]
-        except ValueError:
-            return False
-        return sum(len(unit) > 1 and unit[1] >= 0x80 for unit in slices) == 1
-
 
 class Hevc(_NalSyntax):
     """HEVC."""

@@ -10,10 +10,12 @@ class Syntax:
 
     steady: False once decoding from a keyframe would miss something that came before it (known
     when the whole file has been looked through). paired: a picture may be spread over two packets.
+    alone: every packet is one frame, shown whatever comes before or after it.
     """
 
     steady = True
     paired = False
+    alone = False
 
     def look(self, data: bytes, keyframe: bool) -> bool:
         """Look at every packet in order; whether decoding can begin at this one.
@@ -27,19 +29,14 @@ class Syntax:
         """Whether no other frame's pixels change when the decoder never sees this packet."""
         return False
 
-    def is_one_frame(self, data: bytes) -> bool:
-        """Whether a decoder is certain to make exactly one frame of this packet, to be shown."""
-        return False
-
 
 class Keyframes(Syntax):
-    """Codecs whose keyframes, as containers mark them, reset the decoder."""
+    """Codecs that code every frame by itself."""
+
+    alone = True
 
     def look(self, data: bytes, keyframe: bool) -> bool:
         return keyframe
-
-    def is_one_frame(self, data: bytes) -> bool:
-        return True
 
 
 class Vp8(Syntax):
@@ -92,11 +89,6 @@ class Mpeg4(Syntax):
             and data.find(b"\0\0\1", 4) < 0  # no second picture packed with it
             and 0x80 <= data[4] < 0xC0
         )
-
-    def is_one_frame(self, data: bytes) -> bool:
-        at = data.find(b"\0\0\1\xb6")
-        # A few bytes may be a VOP that isn't coded: the place of one that was packed with another.
-        return at >= 0 and len(data) - at > 16 and data.find(b"\0\0\1\xb6", at + 4) < 0
 
 
 def _video_object_layer(data: bytes) -> bytes | None:
