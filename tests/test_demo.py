@@ -38,8 +38,8 @@ def shown(tmp_path_factory):
 def test_the_answers_are_right(shown):
     stdout, _, answers = shown
     when, count, order = (answer["text"] for answer in answers)
-    square = next(event for event in FILM.events if event.shape == "square")
-    assert abs(float(when.removesuffix(" seconds")) - square.start) <= TIME_TOLERANCE
+    triangle = next(event for event in FILM.events if event.shape == "triangle")
+    assert abs(float(when.removesuffix(" seconds")) - triangle.start) <= TIME_TOLERANCE
     assert (count, order) == ("3", "green triangle")
     for question, answer in zip(QUESTIONS, answers, strict=True):
         assert f"{question}\nanswer      {answer['text']}\n" in stdout
@@ -47,7 +47,9 @@ def test_the_answers_are_right(shown):
 
 def test_tokens_are_dense_at_the_moments_that_matter(shown):
     _, _, answers = shown
-    for answer, shapes in zip(answers, ({"square"}, {"star"}, {"cross", "triangle"}), strict=True):
+    for answer, shapes in zip(
+        answers, ({"triangle"}, {"star"}, {"cross", "triangle"}), strict=True
+    ):
         events = [event for event in FILM.events if event.shape in shapes]
         matters = [
             any(event.start < end and start < event.end for event in events)
@@ -57,7 +59,7 @@ def test_tokens_are_dense_at_the_moments_that_matter(shown):
         rest = [
             tokens for tokens, yes in zip(answer["allocations"], matters, strict=True) if not yes
         ]
-        assert sum(dense) / len(dense) > 3 * sum(rest) / len(rest)
+        assert sum(dense) / len(dense) > 2 * sum(rest) / len(rest)  # at most 4: 16 against 4
 
 
 def test_plots_are_drawn(shown):

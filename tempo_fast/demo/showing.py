@@ -29,7 +29,7 @@ FILM = Film(
     seed=1,
 )
 QUESTIONS = (
-    "When does the blue square appear?",
+    "When does the green triangle appear?",
     "How many yellow stars are there?",
     "Which comes first, the purple cross or the green triangle?",
 )
