@@ -169,9 +169,12 @@ def test_torchcodec_that_fails_is_our_error(tmp_path, clip):
         load_frames(broken, video_fps=30, decoder="torchcodec")
 
 
-def test_what_torchcodec_cannot_do_is_said(clip, tmp_path):
+def test_torchcodec_skips_no_damage(clip):
     with pytest.raises(OptionError, match="on_error='skip' needs decoder='pyav'"):
         load_frames(clip, decoder="torchcodec", on_error="skip")
+
+
+def test_torchcodec_needs_times(tmp_path, fake_torchcodec):
     untimed = make_clip(tmp_path / "untimed.avi", codec="mpeg4")
     with pytest.raises(VideoError, match="use decoder='pyav'"):
         load_frames(untimed, decoder="torchcodec")
