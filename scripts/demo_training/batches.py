@@ -24,7 +24,8 @@ from .recipe import MEMORY, SIDE, WINDOW, Stage, tempo_config
 
 # In the language model's prompts: the place of a memory token, and of nothing.
 MEMORY_PLACE, PAD = -1, -2
-MISTAKEN = 0.05  # part of the segments that truncation takes for what they aren't
+LEAST = 4  # memory tokens that the published allocation leaves to every segment
+MISTAKEN = 0.05  # part of the other segments that keep as many as those that matter
 IGNORE = -100  # what cross entropy leaves out
 Batch = dict[str, Tensor]
 
@@ -32,17 +33,18 @@ Batch = dict[str, Tensor]
 def truncation(random: np.random.Generator, relevant: np.ndarray) -> np.ndarray:
     """Memory tokens that each segment keeps in a training step: int64 [S], 1…MEMORY.
 
-    One time in four all, as where the budget is never short. Else any number, few more often than
-    many, so that the head of the sequence learns to carry the most: the same for every segment, or
-    for those that matter, and up to the published least (4) for the others. Some are taken for the
-    other kind, so that how many tokens there are doesn't say by itself which matter.
+    One time in four all, as where the budget is never short. Else any number from LEAST on, few
+    more often than many, so that the head of the sequence learns to carry the most: the same for
+    every segment, or for those that matter, as allocation gives it, and at most LEAST for the
+    others. Some of these keep as many, so that how many there are doesn't say by itself what
+    matters.
     """
     if random.random() < 0.25:
         return np.full(len(relevant), MEMORY)
-    relevant = relevant ^ (random.random(len(relevant)) < MISTAKEN)
-    kept = round(float(np.exp(random.uniform(0, np.log(MEMORY)))))
-    rest = kept if random.random() < 0.3 else int(random.integers(1, 5))
-    return np.where(relevant, kept, min(rest, kept))
+    kept = round(float(np.exp(random.uniform(np.log(LEAST), np.log(MEMORY)))))
+    rest = kept if random.random() < 0.3 else int(random.integers(1, LEAST + 1))
+    many = relevant | (random.random(len(relevant)) < MISTAKEN)
+    return np.where(many, kept, rest)
 
 
 class Batches(IterableDataset):
