@@ -7,7 +7,9 @@ import pytest
 from tempo_fast.video.packets.av1 import Av1
 from tempo_fast.video.packets.bits import Bits
 from tempo_fast.video.packets.codecs import syntax_of
-from tempo_fast.video.packets.nal import H264, Hevc, _annex_b, _is_exact_recovery, _with_lengths
+from tempo_fast.video.packets.h264 import H264, _is_exact_recovery
+from tempo_fast.video.packets.hevc import Hevc
+from tempo_fast.video.packets.nal import _annex_b, _with_lengths
 from tempo_fast.video.packets.syntax import Mpeg2, Syntax, Vp8, Vp9
 
 

@@ -18,6 +18,8 @@ from tempo_fast.video.scan import open_video
 
 # Up to this many packets ahead, reading on is quicker than seeking.
 _NEAR = 64
+# Packets read ahead, to see what later ones refer to.
+_LOT = 64
 
 
 class UnplannedError(Exception):
@@ -73,28 +75,42 @@ class RunReader:
         yield from (None for _ in awaited)
 
     def _decode(self, run: Run, stopped: Callable[[], bool]) -> Iterator[av.VideoFrame]:
-        wanted = set(run.times)
         lost = None
         try:
-            while self._next < run.end and not stopped():
-                packet = self._take()
-                if packet is None:
+            for packet in self._chosen(run, stopped):
+                try:
+                    frames = self._context.decode(packet)
+                except av.FFmpegError:
+                    if not self._skip:
+                        raise
+                    # A decoder that goes on makes up frames and doesn't say which.
+                    lost = packet.pts
                     break
-                if packet.pts in wanted or not self._syntax.droppable(bytes(packet)):
-                    try:
-                        frames = self._context.decode(packet)
-                    except av.FFmpegError:
-                        if not self._skip:
-                            raise
-                        # A decoder that goes on makes up frames and doesn't say which.
-                        lost = packet.pts
-                        break
-                    yield from frames
+                yield from frames
             if not stopped():
                 yield from self._rest(lost)
         finally:
             # The next run starts afresh; a decoder that was drained takes nothing more otherwise.
             self._context.flush_buffers()
+
+    def _chosen(self, run: Run, stopped: Callable[[], bool]) -> Iterator[av.Packet]:
+        """What to decode of the run's packets, from the next one on."""
+        wanted, choose = set(run.times), self._syntax.chooser()
+        while self._next < run.end and not stopped():
+            packets = []
+            while self._next < run.end and len(packets) < _LOT:
+                packet = self._take()
+                if packet is None:
+                    break
+                packets.append(packet)
+            if not packets:
+                return
+            lot = [(bytes(packet), packet.pts in wanted) for packet in packets]
+            for packet, (own, _), data in zip(packets, lot, choose(lot), strict=True):
+                if stopped():
+                    return
+                if data is not None:
+                    yield packet if data is own else _in_place_of(packet, data)
 
     def _rest(self, lost: int | None) -> Iterator[av.VideoFrame]:
         """The frames that the decoder still holds, without the one at `lost`."""
@@ -141,6 +157,14 @@ class RunReader:
                 if at is not None and at > number:
                     break
         raise UnplannedError(f"seeking misses packet {number}")
+
+
+def _in_place_of(packet: av.Packet, data: bytes) -> av.Packet:
+    """A packet of other data, shown at the same time."""
+    other = av.Packet(data)
+    other.pts, other.dts, other.duration = packet.pts, packet.dts, packet.duration
+    other.time_base = packet.time_base
+    return other
 
 
 def _chain(packet: av.Packet, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:

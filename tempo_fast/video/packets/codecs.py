@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tempo_fast.video.packets.av1 import Av1
-from tempo_fast.video.packets.nal import H264, Hevc
+from tempo_fast.video.packets.h264 import H264
+from tempo_fast.video.packets.hevc import Hevc
 from tempo_fast.video.packets.syntax import Keyframes, Mpeg2, Mpeg4, Syntax, Vp8, Vp9
 
 _BY_NAME: dict[str, Callable[[bytes], Syntax]] = {

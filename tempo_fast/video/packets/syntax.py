@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from tempo_fast.video.packets.bits import Bits
+
+# From packets, each with whether its frame is wanted, to what is decoded in the place of each.
+Chooser = Callable[[Sequence[tuple[bytes, bool]]], list[bytes | None]]
 
 
 class Syntax:
@@ -28,6 +33,16 @@ class Syntax:
     def droppable(self, data: bytes) -> bool:
         """Whether no other frame's pixels change when the decoder never sees this packet."""
         return False
+
+    def chooser(self) -> Chooser:
+        """What says how to decode one run's wanted frames exactly and others as little as can be.
+
+        It takes the run's packets in order, in lots of any size, and gives for each the same data,
+        other data in its place, or None for nothing.
+        """
+        return lambda packets: [
+            data if wanted or not self.droppable(data) else None for data, wanted in packets
+        ]
 
 
 class Keyframes(Syntax):
