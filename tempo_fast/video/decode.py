@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 
 import av
@@ -14,13 +13,13 @@ from av.video.reformatter import VideoReformatter
 
 from tempo_fast.errors import DamageWarning, VideoError
 from tempo_fast.options import OpenOptions
-from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.frames import FrameSource, Resize, as_it_is
 from tempo_fast.video.parallel import in_order
 from tempo_fast.video.plan import Run, plan
-from tempo_fast.video.runs import UnplannedError, open_runs
+from tempo_fast.video.runs import RunReader, UnplannedError, open_runs
 from tempo_fast.video.samples import choose_samples
 from tempo_fast.video.scan import open_video, scan
-from tempo_fast.video.workers import usable_cores
+from tempo_fast.video.workers import torch_in_one_thread, usable_cores
 
 _MOST_WORKERS = 8
 # After so many surprises the file isn't worth planning for.
@@ -102,12 +101,18 @@ class VideoFile(FrameSource):
             times = np.unique(self._wanted)
             self._runs = plan(self._index.packets, times, paired=self._index.syntax.paired) or []
 
-    def _frames(self) -> Iterator[np.ndarray]:
+    def resized(self, resize: Resize) -> tuple[Iterator[np.ndarray], Resize]:
+        if self._workers(self._runs) < 2:
+            return super().resized(resize)
+        self._check_open()
+        return self._timed(self._frames(resize)), as_it_is
+
+    def _frames(self, resize: Resize = as_it_is) -> Iterator[np.ndarray]:
         read, runs = 0, self._runs
         for _ in range(_ATTEMPTS):
             if read == self.count or not runs:
                 break
-            with closing(self._planned(runs)) as frames:
+            with closing(self._planned(runs, resize)) as frames:
                 try:
                     for pixels in frames:
                         yield pixels
@@ -117,11 +122,11 @@ class VideoFile(FrameSource):
                     # Only decoding everything tells what a sound decoder makes of this run.
                     ends = [self._samples_until(run) for run in runs]
             failed = int(np.searchsorted(ends, read, side="right"))
-            for pixels in self._everything(read, ends[failed]):
+            for pixels in self._everything(read, ends[failed], resize):
                 yield pixels
                 read += 1
             runs = runs[failed + 1 :]
-        for pixels in self._everything(read, self.count):
+        for pixels in self._everything(read, self.count, resize):
             yield pixels
             read += 1
 
@@ -129,19 +134,29 @@ class VideoFile(FrameSource):
         """How many samples there are up to the end of a run."""
         return int(np.searchsorted(self._wanted, run.times[-1], side="right"))
 
-    def _planned(self, runs: list[Run]) -> Iterator[np.ndarray]:
-        """The samples of these runs, decoded by several workers."""
-        workers = min(_MOST_WORKERS, usable_cores(), len(runs))
+    @staticmethod
+    def _workers(runs: list[Run]) -> int:
+        return min(_MOST_WORKERS, usable_cores(), len(runs))
+
+    def _planned(self, runs: list[Run], resize: Resize = as_it_is) -> Iterator[np.ndarray]:
+        """The samples of these runs, decoded and resized by several workers."""
+        workers = self._workers(runs)
         # With frame threads, damage is only noticed some packets later.
         threads = 1 if self._skip else max(1, usable_cores() // workers)
         index, size = self._index, (self.height, self.width)
 
         def convert(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-            return to_pixels(frame, size, reformatter)
+            return resize(to_pixels(frame, size, reformatter))
+
+        @contextmanager
+        def reading() -> Iterator[RunReader]:
+            torch_in_one_thread()
+            with open_runs(self._path, index.packets, index.syntax, threads, self._skip) as reader:
+                yield reader
 
         frames = in_order(
             runs,
-            partial(open_runs, self._path, index.packets, index.syntax, threads, self._skip),
+            reading,
             lambda reader, run, stopped: reader.read(run, convert, stopped),
             workers=workers,
             room=max(_LEAST_ROOM, _ROOM_BYTES // (3 * self.height * self.width)),
@@ -167,7 +182,7 @@ class VideoFile(FrameSource):
         if lost:
             self._warn(lost)
 
-    def _everything(self, start: int, end: int) -> Iterator[np.ndarray]:
+    def _everything(self, start: int, end: int, resize: Resize) -> Iterator[np.ndarray]:
         """The samples [start, end), decoding every frame from the file's start on."""
         keyed = _timed if self._index.times is not None else _counted
         reformatter, last, pixels, read = VideoReformatter(), None, None, start
@@ -176,7 +191,8 @@ class VideoFile(FrameSource):
                 for frame in pick(frames, self._wanted[start:end].tolist()):
                     if frame is not last:
                         last = frame
-                        pixels = to_pixels(frame, (self.height, self.width), reformatter)
+                        size = self.height, self.width
+                        pixels = resize(to_pixels(frame, size, reformatter))
                     yield pixels
                     read += 1
             except VideoError as error:

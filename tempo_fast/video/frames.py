@@ -12,6 +12,13 @@ import numpy as np
 
 from tempo_fast.errors import VideoError
 
+Resize = Callable[[np.ndarray], np.ndarray]
+
+
+def as_it_is(frame: np.ndarray) -> np.ndarray:
+    """A frame that nothing is done to."""
+    return frame
+
 
 class FrameSource(ABC):
     """The sampled frames of one video (or one image), read in order and one at a time.
@@ -19,7 +26,7 @@ class FrameSource(ABC):
     count: sampled frames (F). height, width: of the frames as they are yielded, in pixels.
     real_fps: sampled frames a second. is_image: a single still image, which the model reads
     without time. shift: the most seconds between a sample's moment and its frame. decode_seconds:
-    time spent reading and decoding so far.
+    time spent waiting for frames so far.
 
     A context manager; `close` may be called more than once, and from then on iterating raises
     VideoError. Each iteration starts again at the first frame.
@@ -54,12 +61,21 @@ class FrameSource(ABC):
 
         They may be kept: none is written to again, though the same one may come several times.
         """
+        self._check_open()
+        return self._timed(self._frames())
+
+    def resized(self, resize: Resize) -> tuple[Iterator[np.ndarray], Resize]:
+        """The frames in order, and what is left to be done to each.
+
+        resize: what shall be done. A source whose threads have the frames at hand does it in them.
+        """
+        return iter(self), resize
+
+    def _check_open(self) -> None:
         if self._closed:
             raise VideoError("the video was closed; open it again to read its frames")
-        return self._timed()
 
-    def _timed(self) -> Iterator[np.ndarray]:
-        frames = self._frames()
+    def _timed(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         try:
             while True:
                 began = perf_counter()

@@ -82,10 +82,14 @@ class Handoff:
                 self._changed.notify_all()  # where windows overlap it may be whole already
             return not self.over
 
-    def filled(self, seconds: float) -> None:
-        """Say that a frame came in or failed, after `seconds` of work."""
+    def spent(self, seconds: float) -> None:
+        """Add to the time that was spent resizing."""
         with self._changed:
             self.resize_seconds += seconds
+
+    def filled(self) -> None:
+        """Say that a frame came in or failed."""
+        with self._changed:
             self._changed.notify_all()
 
     def fail(self) -> None:

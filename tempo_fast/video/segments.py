@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
 import torch
 
 from tempo_fast.errors import OptionError, VideoError
-from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.frames import FrameSource, Resize
 from tempo_fast.video.handoff import Handoff, Segment
 from tempo_fast.video.resize import resize_frame
 from tempo_fast.video.workers import torch_in_one_thread, usable_cores
@@ -46,7 +47,6 @@ MOST_WORKERS = 8  # each holds a frame, and they are faster than decoding long b
 MOST_SEGMENTS = 4
 MOST_WAITING = 256 * 1024**2
 
-Resize = Callable[[np.ndarray], np.ndarray]
 Places = list[tuple[Segment, int]]  # where a frame goes: a segment and a row of it
 
 
@@ -76,7 +76,16 @@ def _cut(
     handoff: Handoff,
 ) -> None:
     """Read the frames in order and hand each to the pool, with the places where it goes."""
-    frames = iter(source)
+
+    def timed(frame: np.ndarray) -> np.ndarray:
+        began = perf_counter()
+        pixels = resize(frame)
+        handoff.spent(perf_counter() - began)
+        return pixels
+
+    # Frames between windows needn't be resized, and only here is known which those are.
+    gaps = any(window.start > before.end for before, window in pairwise(cuts))
+    frames, left_to_do = (iter(source), timed) if gaps else source.resized(timed)
     room = threading.Semaphore(workers + 1)  # frames being resized, and one that may wait
     coming = deque(cuts)
     unopened: deque[tuple[Segment, int]] = deque()  # and the first frame that only it needs
@@ -84,10 +93,9 @@ def _cut(
     needed = 0
 
     def place(frame: np.ndarray, places: Places) -> None:
-        began = perf_counter()
         try:
             if not handoff.stopped:
-                pixels = resize(frame)
+                pixels = left_to_do(frame)
                 for segment, row in places:
                     segment.fill(row, pixels)
         except BaseException as error:
@@ -96,7 +104,7 @@ def _cut(
             handoff.fail()
         finally:
             room.release()
-            handoff.filled(perf_counter() - began)
+            handoff.filled()
 
     try:
         for at in range(cuts[-1].end):
@@ -139,9 +147,9 @@ class SegmentReader:
 
     source: sampled frames, read by one thread; the reader doesn't close it. size, stride: of the
     windows, in frames. resize: applied to each frame by `workers` threads (by default one a core,
-    at most 8), once also where windows overlap, and not at all to frames between windows; it must
-    not depend on the order. depth: segments that may wait or be filled; beyond them one more is
-    begun, and besides those there are at most workers + 2 frames in memory.
+    at most 8) or by those of the source, once also where windows overlap, and not at all to frames
+    between windows; it must not depend on the order. depth: segments that may wait or be filled;
+    beyond them one more is begun, and besides those there are at most workers + 2 frames in memory.
 
     Iterate once, over one uint8 tensor [frames, h, w, 3] a window, in order. An odd number of
     frames is made even by repeating the last one. An exception of the source or of `resize` is
@@ -183,7 +191,9 @@ class SegmentReader:
 
     @property
     def decode_seconds(self) -> float:
-        """Time that the source has spent decoding; complete once the iteration has ended."""
+        """Time spent waiting for frames, with the resizing that the source does; complete once the
+        iteration has ended.
+        """
         return self._source.decode_seconds
 
     @property
