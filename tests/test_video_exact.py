@@ -29,7 +29,10 @@ VARIANTS = {
     "interlaced.mp4": ("libx264", {"g": "24", "bf": "2", "flags": "+ildct+ilme"}),
     "deep.mp4": ("libx264", {"g": "60", "bf": "7", "refs": "4", "preset": "slow"}),
     "shallow.mp4": ("libx264", {"g": "60", "bf": "3", "preset": "veryfast"}),
-    "shallow_strict.ts": ("libx264", {"bf": "5", "refs": "1", "x264-params": "b-pyramid=strict"}),
+    "shallow_strict.ts": (
+        "libx264",
+        {"g": "60", "bf": "5", "refs": "1", "x264-params": "b-pyramid=strict"},
+    ),
     "shallow_slices.mkv": (
         "libx264",
         {"bf": "3", "refs": "1", "x264-params": "slices=3:weightp=2"},
@@ -123,7 +126,9 @@ def compare(path, planless=False):
         return
     assert source._index.times.tolist() == [time for time, _ in frames]
     choose = random.Random(path.name)
-    subsets = [[number] for number in choose.sample(range(len(frames)), 12)]
+    subsets = [[number] for number in choose.sample(range(len(frames)), 8)]
+    # Between a frame and a far one there is most to be left out.
+    subsets += [[number, len(frames) - 1] for number in choose.sample(range(len(frames) - 1), 16)]
     subsets += [sorted(choose.choices(range(len(frames)), k=k)) for k in (2, 5, 5, 9, 17, 40)]
     for numbers in subsets:
         chosen = planned(source, numbers)
