@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -64,9 +66,11 @@ def pytest_sessionfinish(session, exitstatus) -> None:
     """Rows are of tests that passed; the failures are counted."""
     if rows := _KERNEL_ROWS + _ROWS:
         _write_rows(session, rows)
-    if session.config.getoption("save_video") and _VIDEO_ROWS and exitstatus == 0:
-        record = {"schema": SCHEMA, "kind": "video", **provenance(), "rows": _VIDEO_ROWS}
-        _write(settings.RESULTS / "video.json", record)
+    if session.config.getoption("save_video") and exitstatus == 0:
+        for file, rows in groupby(_VIDEO_ROWS, key=lambda row: row["file"]):
+            record = {"schema": SCHEMA, "kind": "video", **provenance(), "rows": list(rows)}
+            name = "-".join(re.findall(r"\w+", f"video {file}"))
+            _write(settings.RESULTS / f"{name}.json", record)
 
 
 def _write_rows(session, rows: list[dict]) -> None:

@@ -13,6 +13,8 @@ from .sizes import SIZES
 RESULTS = ROOT / "benchmarks" / "results"
 GPU_CASES = "64:8192,256:8192,1024:4096,1024:8192,1024:12288,2048:8192"
 CPU_CASES = "64:8192"
+# Ways from a video file to patches (video_paths.py) besides the engine's own.
+OTHERS = ("published", "pyav", "torchcodec", "our_torchcodec", "one_core")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -21,7 +23,14 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--smoke", action="store_true", help="video: seconds instead of an hour")
     group.addoption("--video-rounds", type=int, default=2, help="video: runs of every way")
     group.addoption(
-        "--save-video", action="store_true", help="video: keep the figures in benchmarks/results"
+        "--video-ways",
+        metavar="WAYS",
+        help="video: besides tempo_fast, with commas between (default: all): " + ", ".join(OTHERS),
+    )
+    group.addoption(
+        "--save-video",
+        action="store_true",
+        help="video: keep the figures of each file in benchmarks/results",
     )
     group.addoption(
         "--size",
@@ -66,12 +75,23 @@ def check_options(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--{name} must be at least 1")
     if new_tokens(config) < 2:
         raise pytest.UsageError("--new-tokens must be at least 2: decoding starts after the first")
+    video_ways(config)
     if config.getoption("save_video") and config.getoption("smoke"):
         raise pytest.UsageError("--save-video keeps no figures of --smoke")
     for name in ("save", "save_video"):
         if config.getoption(name) and (why := why_not_clean()):
             option = name.replace("_", "-")
             raise pytest.UsageError(f"--{option} needs a clean commit: {why}")
+
+
+def video_ways(config: pytest.Config) -> list[str]:
+    """The ways from a video file to patches to time."""
+    chosen = config.getoption("video_ways")
+    others = chosen.split(",") if chosen else list(OTHERS)
+    for way in others:
+        if way not in OTHERS:
+            raise pytest.UsageError(f"--video-ways {way}: it is none of {', '.join(OTHERS)}")
+    return ["tempo_fast", *dict.fromkeys(others)]
 
 
 def sizes(config: pytest.Config) -> list[str]:

@@ -3,7 +3,8 @@
 `pytest benchmarks/test_video.py`: from a file to the last patch and to the first segment's, CPU
 seconds and peak memory, each way in a process of its own. A way whose patches differ from the
 published path's gets no row but a failure. `--smoke`: on seconds of video, to see that it works.
-`--save-video`: leave benchmarks/results/video.json (on a clean commit).
+`--video-ways published,…`: only some of them. `--save-video`: leave a JSON file for each video in
+benchmarks/results (on a clean commit).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import pytest
 
 pytest.importorskip("av", reason="not measured: PyAV isn't installed here")
 
+from . import settings
 from .video_files import FULL, SMOKE, VideoFile
-from .video_paths import NEEDS, WAYS
+from .video_paths import NEEDS
 
 ROOT = Path(__file__).parents[1]
 BASELINE = "published"
@@ -60,8 +62,9 @@ def test_to_the_last_patch(benchmark, request, tmp_path, video_rows, file: Video
     smoke = request.config.getoption("smoke")
     samples, rounds = (16, 1) if smoke else (1024, request.config.getoption("video_rounds"))
     path = file.path(Path(request.config.cache.mkdir("tempo-fast-video")))
-    missing = {way: why for way in WAYS if (why := _missing(way))}
-    runs = {way: [] for way in WAYS if way not in missing}
+    ways = settings.video_ways(request.config)
+    missing = {way: why for way in ways if (why := _missing(way))}
+    runs = {way: [] for way in ways if way not in missing}
 
     def run(way: str) -> None:
         runs[way].append(_run(way, path, samples, tmp_path / f"{way}.npy"))
@@ -73,7 +76,7 @@ def test_to_the_last_patch(benchmark, request, tmp_path, video_rows, file: Video
 
     benchmark.group = file.name
     benchmark.pedantic(run, ("tempo_fast",), setup=others, rounds=rounds, iterations=1)
-    reference = BASELINE if BASELINE in runs else "pyav"
+    reference = next(way for way in (BASELINE, "pyav", "tempo_fast") if way in runs)
     expected = np.load(tmp_path / f"{reference}.npy")
     medians = {
         way: {name: statistics.median(one[name] for one in results) for name in FIGURES}

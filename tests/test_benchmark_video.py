@@ -28,6 +28,15 @@ def test_every_way_gives_the_same_patches(tmp_path):
     assert made == ["160x96-gop24-200000-4s-1.mp4", "160x96-gop24-200000-4s-3.mp4"]
 
 
+def test_only_some_ways(tmp_path):
+    done = bench("-o", f"cache_dir={tmp_path}", "--video-ways", "pyav", "-k", "not 12")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ways = {x[33:47].strip() for x in done.stdout.splitlines() if x.startswith("160x96, GOP")}
+    assert ways == {"tempo_fast", "pyav"}
+    done = bench("--video-ways", "decord")
+    assert done.returncode != 0 and "it is none of" in done.stderr + done.stdout
+
+
 def test_a_smoke_run_is_not_kept():
     done = bench("--save-video")
     assert done.returncode != 0 and "keeps no figures of --smoke" in done.stderr + done.stdout
