@@ -1,4 +1,5 @@
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tempo_fast.options import OpenOptions
 from tempo_fast.video import load_frames, open_source
 from tempo_fast.video.decode import pick
 from tempo_fast.video.scan import scan
+from tempo_fast.video.segments import SegmentReader
 
 GOLDEN = Path(__file__).parent / "golden"
 BITS = 12
@@ -313,3 +315,28 @@ def test_avi_that_begins_in_an_open_gop_is_no_damage(tmp_path):
     frames, _ = load_frames(tmp_path / "cut.avi", video_fps=30)
     assert 30 < len(frames) < 60
     assert [read(frame) for frame in frames] == list(range(60 - len(frames), 60))
+
+
+def test_what_resizing_raises_is_no_damage_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempo_fast.video.decode.usable_cores", lambda: 2)
+    path = make_clip(tmp_path / "clip.mp4", g="12")
+    threads = set()
+
+    def refuse(frame):
+        threads.add(threading.current_thread().name)
+        if read(frame) == 30:
+            raise VideoError("not this one")
+        return frame
+
+    # Resized by decoders where there are runs enough, by others where there is but one.
+    for options, by in (
+        (OpenOptions(video_fps=1000, max_frames=60), "tempo-fast-decode"),
+        (OpenOptions(video_fps=1000, max_frames=60, clip=(0.9, 1.1)), "tempo-fast-resize"),
+    ):
+        threads.clear()
+        found = []
+        with open_source(path, options) as source:
+            reader = SegmentReader(source, 2, 2, resize=refuse)
+            with pytest.raises(VideoError, match=r"^not this one$"):
+                found.extend(reader)
+        assert threads and all(name.startswith(by) for name in threads)

@@ -115,9 +115,9 @@ def planned(source, numbers):
         return list(frames)
 
 
-def compare(path, planless=False):
+def compare(path, planless=False, **options):
     frames = plain(path)
-    source = VideoFile(path, OpenOptions(video_fps=1000, max_frames=len(frames)))
+    source = VideoFile(path, OpenOptions(video_fps=1000, max_frames=len(frames), **options))
     assert source.count == len(frames)
     for ours, (_, theirs) in zip(source, frames, strict=True):
         assert (ours == theirs).all()
@@ -140,6 +140,35 @@ def compare(path, planless=False):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_frame_and_any_frames(tmp_path, name):
     compare(write(tmp_path / name, *VARIANTS[name]), name in PLANLESS)
+
+
+@pytest.mark.parametrize("name", ["shallow.mp4", "open.ts"])
+def test_the_same_where_damage_would_be_skipped(tmp_path, name):
+    compare(write(tmp_path / name, *VARIANTS[name]), on_error="skip")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_parameter_sets_that_are_repeated_with_every_picture(tmp_path, on_error):
+    whole = write(tmp_path / "whole.ts", *VARIANTS["shallow.mp4"])
+    path = tmp_path / "repeated.ts"
+    with av.open(str(whole)) as given, av.open(str(path), "w") as out:
+        stream = given.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        sets = b""
+        for packet in given.demux(stream):
+            data = bytes(packet)
+            if not data:
+                continue
+            units = [b"\0\0\1" + unit for unit in data.split(b"\0\0\1")[1:]]
+            sets = sets or b"".join(unit for unit in units if unit[3] & 31 == 8)
+            at = data.index(next(unit for unit in units if unit[3] & 31 in (1, 5)))
+            other = av.Packet(data[:at].rstrip(b"\0") + b"\0" + sets + b"\0" + data[at:])
+            other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
+            other.is_keyframe = packet.is_keyframe
+            other.stream = copy
+            out.mux(other)
+    assert path.read_bytes().count(sets.rstrip(b"\0")) >= COUNT
+    compare(path, on_error=on_error)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -24,9 +24,9 @@ from tempo_fast.video.workers import torch_in_one_thread, usable_cores
 _MOST_WORKERS = 8
 # After so many surprises the file isn't worth planning for.
 _ATTEMPTS = 3
-# Decoded frames that may wait to be taken: these bytes, but always so many.
+# Frames that may wait to be taken: these bytes as they are decoded, but always so many.
 _ROOM_BYTES = 160 << 20
-_LEAST_ROOM = 4
+_LEAST_ROOM, _MOST_ROOM = 4, 64
 
 
 def pick(
@@ -72,6 +72,28 @@ def to_pixels(
     return np.ascontiguousarray(np.rot90(converted.to_ndarray(), turns))
 
 
+class _ResizeError(Exception):
+    """Carries what resizing raised past those who take it for damage of the file."""
+
+
+def _packing_errors(resize: Resize) -> Resize:
+    def packing(frame: np.ndarray) -> np.ndarray:
+        try:
+            return resize(frame)
+        except Exception as error:
+            raise _ResizeError from error
+
+    return packing
+
+
+def _unpacked(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    with closing(frames):
+        try:
+            yield from frames
+        except _ResizeError as error:
+            raise error.__cause__ from None
+
+
 class VideoFile(FrameSource):
     """A video file, of which no more is decoded than the wanted frames need.
 
@@ -102,10 +124,11 @@ class VideoFile(FrameSource):
             self._runs = plan(self._index.packets, times, paired=self._index.syntax.paired) or []
 
     def resized(self, resize: Resize) -> tuple[Iterator[np.ndarray], Resize]:
-        if self._workers(self._runs) < 2:
+        # With fewer runs than cores, each worker's decoder has the others' cores.
+        if len(self._runs) < max(2, self._workers()):
             return super().resized(resize)
         self._check_open()
-        return self._timed(self._frames(resize)), as_it_is
+        return self._timed(_unpacked(self._frames(_packing_errors(resize)))), as_it_is
 
     def _frames(self, resize: Resize = as_it_is) -> Iterator[np.ndarray]:
         read, runs = 0, self._runs
@@ -135,12 +158,13 @@ class VideoFile(FrameSource):
         return int(np.searchsorted(self._wanted, run.times[-1], side="right"))
 
     @staticmethod
-    def _workers(runs: list[Run]) -> int:
-        return min(_MOST_WORKERS, usable_cores(), len(runs))
+    def _workers() -> int:
+        """Decoders that work at once, where there are runs enough."""
+        return min(_MOST_WORKERS, usable_cores())
 
     def _planned(self, runs: list[Run], resize: Resize = as_it_is) -> Iterator[np.ndarray]:
         """The samples of these runs, decoded and resized by several workers."""
-        workers = self._workers(runs)
+        workers = min(self._workers(), len(runs))
         # With frame threads, damage is only noticed some packets later.
         threads = 1 if self._skip else max(1, usable_cores() // workers)
         index, size = self._index, (self.height, self.width)
@@ -159,7 +183,8 @@ class VideoFile(FrameSource):
             reading,
             lambda reader, run, stopped: reader.read(run, convert, stopped),
             workers=workers,
-            room=max(_LEAST_ROOM, _ROOM_BYTES // (3 * self.height * self.width)),
+            # Resizing may make small frames larger.
+            room=min(_MOST_ROOM, max(_LEAST_ROOM, _ROOM_BYTES // (3 * self.height * self.width))),
         )
         times, repeats = np.unique(self._wanted, return_counts=True)
         first = int(np.searchsorted(times, runs[0].times[0]))

@@ -18,8 +18,8 @@ from tempo_fast.video.scan import open_video
 
 # Up to this many packets ahead, reading on is quicker than seeking.
 _NEAR = 64
-# Packets read ahead, to see what later ones refer to.
-_LOT = 64
+# Packets read ahead, to see what later ones refer to: so many, or so much.
+_LOT, _LOT_BYTES = 64, 16 << 20
 
 
 class UnplannedError(Exception):
@@ -95,14 +95,17 @@ class RunReader:
 
     def _chosen(self, run: Run, stopped: Callable[[], bool]) -> Iterator[av.Packet]:
         """What to decode of the run's packets, from the next one on."""
-        wanted, choose = set(run.times), self._syntax.chooser()
+        wanted = set(run.times)
+        # Where damage is reckoned with, the decoder sees nothing but what is in the file.
+        choose = self._syntax.left_out if self._skip else self._syntax.chooser()
         while self._next < run.end and not stopped():
-            packets = []
-            while self._next < run.end and len(packets) < _LOT:
+            packets, size = [], 0
+            while self._next < run.end and len(packets) < _LOT and size < _LOT_BYTES:
                 packet = self._take()
                 if packet is None:
                     break
                 packets.append(packet)
+                size += packet.size
             if not packets:
                 return
             lot = [(bytes(packet), packet.pts in wanted) for packet in packets]

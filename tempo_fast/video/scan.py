@@ -95,6 +95,8 @@ def scan(path: Path) -> FrameIndex:
             if packet.dts is not None:
                 ordered = ordered and (last_dts is None or packet.dts > last_dts)
                 last_dts = packet.dts
+            if packet.has_sidedata("new_extradata"):
+                syntax.steady = False  # other parameter sets, from the container
             # Every packet is looked at, whatever else is known of it.
             entry = syntax.look(bytes(packet), packet.is_keyframe)
             if entry and packet.pts is not None:

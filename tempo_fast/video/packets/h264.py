@@ -5,18 +5,20 @@ Both are read from the headers of NAL units alone (H.264, 7.3.1 and 7.4.1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tempo_fast.video.packets.bits import Bits
 from tempo_fast.video.packets.h264_headers import (
+    IDR,
     PictureSet,
     SequenceSet,
+    UnmodelledError,
     read_picture_set,
     read_sequence_set,
 )
 from tempo_fast.video.packets.h264_references import References
 from tempo_fast.video.packets.nal import NalSyntax, payload
-from tempo_fast.video.packets.syntax import Chooser
+from tempo_fast.video.packets.syntax import Packets
 
 _RECOVERY_POINT = 6
 
@@ -33,7 +35,6 @@ class H264(NalSyntax):
         self._pictures: dict[int, PictureSet] = {}
         self._plain = True
         super().__init__(extradata)
-        self.paired = self._fields
 
     def _configured(self, extradata: bytes) -> Iterator[bytes]:
         at, count = 6, extradata[5] & 31
@@ -62,7 +63,7 @@ class H264(NalSyntax):
                 self._pictures[number] = pictures
             else:
                 self._plain = False
-        except IndexError:
+        except (IndexError, UnmodelledError):
             self._plain = False
             self._fields = self._fields or kind == 7
         self._fields = self._fields or not all(each.frames_only for each in self._sequences)
@@ -73,7 +74,7 @@ class H264(NalSyntax):
         if not units:
             return False
         kind = units[-1][0] & 31
-        return kind == 5 or (kind == 1 and any(_is_exact_recovery(unit) for unit in units))
+        return kind == IDR or (kind == 1 and any(_is_exact_recovery(unit) for unit in units))
 
     def droppable(self, data: bytes) -> bool:
         """Whether it holds a picture with nal_ref_idc 0 and nothing else of consequence."""
@@ -91,7 +92,7 @@ class H264(NalSyntax):
             return False
         return pictures > 0
 
-    def chooser(self) -> Chooser:
+    def chooser(self) -> Callable[[Packets], list[bytes | None]]:
         if not self._plain or self._fields or len(self._sequences) != 1:
             return super().chooser()
         (sequence,) = self._sequences

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from tempo_fast.video.packets.bits import Bits
 
-# SPS of these profiles say how colours are sampled (7.3.2.1.1).
+_LOW_PROFILES = frozenset((66, 77, 88))
+# SPS of these say how colours are sampled (7.3.2.1.1).
 _HIGH_PROFILES = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
 _KINDS = "PBI"  # slice_type modulo 5; what follows are SP and SI
 IDR = 5
@@ -24,9 +25,9 @@ class SequenceSet:
     """What a sequence parameter set says.
 
     number_bits, order_bits: of frame_num and of pic_order_cnt_lsb (0 where pictures aren't ordered
-    by that). most: reference frames that a decoder keeps. gaps: frame numbers may be left out.
-    blocks: macroblocks of a frame. frames_only: no picture is a field. colours: chroma is coded
-    with luma. planes: three colour planes are coded one by one.
+    by that). most: max_num_ref_frames; a decoder keeps at least one. gaps: frame numbers may be
+    left out. blocks: macroblocks of a frame. frames_only: no picture is a field. colours: chroma is
+    coded with luma. planes: three colour planes are coded one by one.
     """
 
     name: int
@@ -73,12 +74,14 @@ class Slice:
 
 
 def read_sequence_set(data: bytes) -> SequenceSet:
-    """Read an SPS, without the unit's header."""
+    """Read an SPS, without the unit's header. Raises UnmodelledError for an unknown profile."""
     bits = Bits(data)
     profile = bits.take(8)
     bits.take(16)
     name = bits.golomb()
     chroma, planes = 1, False
+    if profile not in _LOW_PROFILES | _HIGH_PROFILES:
+        raise UnmodelledError
     if profile in _HIGH_PROFILES:
         chroma = bits.golomb()
         if chroma == 3:
@@ -147,7 +150,8 @@ def read_slice(
     """Read the header of a slice of a frame that is ordered by pic_order_cnt_lsb.
 
     unit: begins with the header of the slice's NAL unit; data: what follows it. Raises
-    UnmodelledError for long-term references, SP and SI slices, slice groups and redundant slices.
+    UnmodelledError for long-term references, SP and SI slices, slice groups, redundant slices and
+    an unknown parameter set.
     """
     bits = Bits(data)
     bits.golomb()

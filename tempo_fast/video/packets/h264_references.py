@@ -8,9 +8,8 @@ decoded: a stand-in takes its place, so that the decoder keeps and counts what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from tempo_fast.video.packets.h264_headers import (
     IDR,
@@ -21,18 +20,11 @@ from tempo_fast.video.packets.h264_headers import (
     read_slice,
 )
 from tempo_fast.video.packets.h264_stand_in import free_name, picture_set, stand_in
-from tempo_fast.video.packets.nal import payload
+from tempo_fast.video.packets.nal import NalSyntax, payload
+from tempo_fast.video.packets.syntax import Packets
 
 _SLICES = (1, IDR)
-_HARMLESS = (6, 7, 8, 9, 12)  # SEI, parameter sets (always the same ones), delimiter, filler
-
-
-class Units(Protocol):
-    """What is asked of the syntax: to split and join packets, and what nothing refers to."""
-
-    def split(self, data: bytes) -> Iterator[bytes]: ...
-    def join(self, units: Iterable[bytes]) -> bytes: ...
-    def droppable(self, data: bytes) -> bool: ...
+_HARMLESS = (6, 9, 12)  # SEI, delimiter, filler
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,10 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A packet's picture. needs: packets that it may refer to. follows: the decoder keeps another
-    frame when it comes.
+    """A packet's picture.
+
+    reference: others may refer to it. needs: packets that it may refer to itself. follows: the
+    decoder keeps another frame when it comes.
     """
 
     head: Slice
@@ -60,8 +54,10 @@ class _Picture:
 class References:
     """Follows the packets of one run from its start on, and says what to give the decoder."""
 
-    def __init__(self, sequence: SequenceSet, sets: dict[int, PictureSet], units: Units) -> None:
-        self._sequence, self._sets, self._units = sequence, sets, units
+    def __init__(
+        self, sequence: SequenceSet, sets: dict[int, PictureSet], syntax: NalSyntax
+    ) -> None:
+        self._sequence, self._sets, self._syntax = sequence, sets, syntax
         self._bottom_order = any(each.bottom_order for each in sets.values())
         self._name = free_name(sets)
         self._numbers = 1 << sequence.number_bits
@@ -71,14 +67,12 @@ class References:
         # Until an IDR picture, and after anything that isn't modelled, nothing is known.
         self._known = False
         self._kept: list[_Frame] = []  # latest first
-        self._number = self._order = 0  # frame_num and order of the last reference
+        self._number = self._order = 0  # frame_num and order (of its top) of the last one
 
-    def choose(self, packets: Sequence[tuple[bytes, bool]]) -> list[bytes | None]:
+    def choose(self, packets: Packets) -> list[bytes | None]:
         """What to decode in the place of the next packets (see Syntax.chooser)."""
         first = self._at
-        given = [
-            data if wanted or not self._units.droppable(data) else None for data, wanted in packets
-        ]
+        given = self._syntax.left_out(packets)
         pictures: list[_Picture | None] = []
         known = True
         for data in given:
@@ -96,16 +90,16 @@ class References:
             if wanted or picture.idr or not picture.follows or first + number in leads:
                 leads |= picture.needs
             else:
-                given[number] = self._replaced(data, picture.head)
+                given[number] = self._replaced(data, picture.head) if picture.reference else None
         return given
 
     def _replaced(self, data: bytes, head: Slice) -> bytes:
         """The packet with a stand-in for its picture."""
-        units = list(self._units.split(data))
+        units = list(self._syntax.split(data))
         importance = next(unit[0] >> 5 for unit in units if unit[0] & 31 in _SLICES)
         others = [unit for unit in units if unit[0] & 31 not in _SLICES]
         sequence, name, bottom = self._sequence, self._name, self._bottom_order
-        return self._units.join(
+        return self._syntax.join(
             [
                 *others,
                 picture_set(name, sequence, bottom_order=bottom),
@@ -127,11 +121,11 @@ class References:
     def _read(self, data: bytes) -> tuple[list[Slice], bool, bool]:
         """The headers of a packet's slices, and whether it is a reference and an IDR picture."""
         headers, kinds = [], set()
-        for unit in self._units.split(data):
+        for unit in self._syntax.split(data):
             if unit[0] & 31 in _SLICES:
                 headers.append(read_slice(unit, payload(unit)[1:], self._sequence, self._sets))
                 kinds.add((unit[0] & 0x60, unit[0] & 31 == IDR))
-            elif unit[0] & 31 not in _HARMLESS:
+            elif unit[0] & 31 not in _HARMLESS and not self._syntax.is_known_set(unit):
                 raise UnmodelledError
         said = {(each.number, each.order, each.bottom, each.marked, each.ended) for each in headers}
         if len(said) != 1 or len(kinds) != 1:
@@ -182,6 +176,8 @@ class References:
             return []
         if header.kind == "P":  # PicNum falls from the latest on (8.2.4.2.1)
             return [self._kept]
+        if any(frame.order == order for frame in self._kept):
+            raise UnmodelledError
         near = sorted(self._kept, key=lambda frame: abs(frame.order - order))  # 8.2.4.2.3
         before = [frame for frame in near if frame.order < order]
         after = [frame for frame in near if frame.order > order]

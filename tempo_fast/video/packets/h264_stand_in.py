@@ -2,7 +2,8 @@
 
 It has the frame number, the place on show and the marking of references of the one that it stands
 in for, so that everything else decodes as if that had been there, and a single slice that says:
-every macroblock as in the reference before. Ten or twenty bytes, decoded in no time.
+every macroblock as in the reference before. A P slice whatever the picture's were: what is kept and
+in which order frames come doesn't go by that. Ten or twenty bytes, decoded in a part of the time.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ def picture_set(name: int, sequence: SequenceSet, *, bottom_order: bool) -> byte
     return bytes([3 << 5 | _PICTURE_SET]) + bits.unit()
 
 
-def stand_in(head: Slice, importance: int, name: int, sequence: SequenceSet, bottom_order: bool):
+def stand_in(
+    head: Slice, importance: int, name: int, sequence: SequenceSet, *, bottom_order: bool
+) -> bytes:
     """The NAL unit of the only slice of the picture that stands in for the one of this header.
 
-    importance: its nal_ref_idc. name: of the parameter set.
+    importance: its nal_ref_idc, not 0. name: of the parameter set.
     """
     bits = _Writer()
     for value in (0, 0, name):  # first macroblock, P slice

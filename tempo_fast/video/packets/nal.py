@@ -64,6 +64,10 @@ class NalSyntax(Syntax, ABC):
     @abstractmethod
     def _is_set(self, unit: bytes) -> bool: ...
 
+    def is_known_set(self, unit: bytes) -> bool:
+        """Whether it is one of the parameter sets that hold from start to end."""
+        return unit in self._known
+
     @abstractmethod
     def _is_picture(self, unit: bytes) -> bool: ...
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from tempo_fast.video.packets.bits import Bits
 
-# From packets, each with whether its frame is wanted, to what is decoded in the place of each.
-Chooser = Callable[[Sequence[tuple[bytes, bool]]], list[bytes | None]]
+# Data of packets, each with whether its frame is wanted.
+Packets = Sequence[tuple[bytes, bool]]
 
 
 class Syntax:
@@ -34,15 +34,17 @@ class Syntax:
         """Whether no other frame's pixels change when the decoder never sees this packet."""
         return False
 
-    def chooser(self) -> Chooser:
+    def left_out(self, packets: Packets) -> list[bytes | None]:
+        """The packets, with None for those that aren't wanted and can be dropped."""
+        return [data if wanted or not self.droppable(data) else None for data, wanted in packets]
+
+    def chooser(self) -> Callable[[Packets], list[bytes | None]]:
         """What says how to decode one run's wanted frames exactly and others as little as can be.
 
         It takes the run's packets in order, in lots of any size, and gives for each the same data,
         other data in its place, or None for nothing.
         """
-        return lambda packets: [
-            data if wanted or not self.droppable(data) else None for data, wanted in packets
-        ]
+        return self.left_out
 
 
 class Keyframes(Syntax):
