@@ -65,6 +65,29 @@ def test_the_bootstrap_draws_whole_questions():
     assert paired_difference(ours, reference) == found
 
 
+def test_the_bootstrap_draws_whole_videos():
+    generator = np.random.default_rng(8)
+    videos = generator.integers(0, 12, 90)
+    ours, reference = generator.integers(0, 2, (2, 90)).astype(float)
+    ours = np.where(videos < 4, 1.0, ours)  # about some videos it is always right
+    found = paired_difference(ours, reference, [f"video {video}" for video in videos])
+    totals = np.array([(ours - reference)[videos == video].sum() for video in range(12)])
+    counts = np.bincount(videos)
+    drawn = generator.integers(0, 12, (20_000, 12))
+    means = totals[drawn].sum(1) / counts[drawn].sum(1)
+    assert found.mean == pytest.approx((ours - reference).mean())
+    assert found.interval == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.02)
+
+
+def test_questions_that_go_together_say_less():
+    ours, reference = [1.0] * 50 + [0.0] * 50, [0.5] * 100
+    apart = paired_difference(ours, reference).interval
+    together = paired_difference(ours, reference, [number // 10 for number in range(100)]).interval
+    assert together[1] - together[0] > 2 * (apart[1] - apart[0])
+    # About a single video there is nothing else to draw than its questions.
+    assert paired_difference(ours, reference, ["one"] * 100).interval == apart
+
+
 def test_pairing_makes_the_interval_narrower_than_the_two_apart():
     ours = [1.0] * 50 + [0.0] * 50
     low, high = paired_difference(ours, ours).interval
@@ -77,6 +100,8 @@ def test_pairing_makes_the_interval_narrower_than_the_two_apart():
 def test_a_difference_needs_the_same_questions(ours, reference):
     with pytest.raises(OptionError):
         paired_difference(ours, reference)
+    with pytest.raises(OptionError):
+        paired_difference([1.0, 0.0], [0.0, 0.0], ["one"])
 
 
 @settings(deadline=None)

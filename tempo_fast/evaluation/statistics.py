@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,25 +38,37 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def paired_difference(ours: Sequence[float], reference: Sequence[float]) -> Difference:
+def paired_difference(
+    ours: Sequence[float], reference: Sequence[float], groups: Sequence[Hashable] | None = None
+) -> Difference:
     """The mean of ours - reference, a value a question each, with a paired bootstrap interval.
 
-    Whole questions are drawn with replacement, `RESAMPLES` times from a generator seeded with
-    `SEED`; the interval is from the 2.5th to the 97.5th percentile of the means. Where every
-    question has the same difference it has no width, however few they are. Raises OptionError for
-    lists that are empty or of different length.
+    groups: of each question its video; answers about one video tend to be right or wrong together,
+    so whole videos are drawn (whole questions where there are no groups, or but one). Drawn with
+    replacement, `RESAMPLES` times from a generator seeded with `SEED`; the interval is from the
+    2.5th to the 97.5th percentile of the means. Where every question has the same difference it has
+    no width, however few they are. Raises OptionError for lists that are empty or of different
+    length.
     """
-    if len(ours) != len(reference) or not len(ours):
+    questions = len(ours)
+    groups = range(questions) if groups is None else groups
+    if not questions or {len(reference), len(groups)} != {questions}:
         raise OptionError(
-            f"a paired comparison needs the same questions; got {len(ours)} and {len(reference)}"
+            "a paired comparison needs the same questions; got "
+            f"{questions}, {len(reference)} and {len(groups)}"
         )
+    if len(set(groups)) == 1:
+        groups = range(questions)
     differences = np.asarray(ours, np.float64) - np.asarray(reference, np.float64)
-    values, counts = np.unique(differences, return_counts=True)
-    questions = len(differences)
-    # Questions of equal difference are interchangeable: drawing how many of each value come up is
-    # drawing questions, without a table of resamples times questions.
-    drawn = np.random.default_rng(SEED).multinomial(questions, counts / questions, RESAMPLES)
-    low, high = np.percentile(drawn @ values / questions, [2.5, 97.5])
+    number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
+    members = np.array([number[group] for group in groups])
+    totals = np.stack([np.bincount(members, differences), np.bincount(members)], 1)
+    # Videos of equal totals are interchangeable: drawing how many of each kind come up is drawing
+    # videos, without a table of resamples times videos.
+    kinds, counts = np.unique(totals, axis=0, return_counts=True)
+    drawn = np.random.default_rng(SEED).multinomial(len(totals), counts / counts.sum(), RESAMPLES)
+    sums = drawn @ kinds
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
     return Difference(questions, float(differences.mean()), (float(low), float(high)))
 
 

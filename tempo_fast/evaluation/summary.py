@@ -131,8 +131,11 @@ def _row(
     both = [index for index in scores if index in (reference or {})]
     difference = None
     if reference is not None and strategy != REFERENCE and both:
+        videos = {cell.question.index: cell.question.video for cell, _ in group}
         difference = paired_difference(
-            [fmean(scores[index]) for index in both], [fmean(reference[index]) for index in both]
+            [fmean(scores[index]) for index in both],
+            [fmean(reference[index]) for index in both],
+            [videos[index] for index in both],
         )
     return Row(
         strategy=strategy,
