@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,34 +79,35 @@ def scan(path: Path) -> FrameIndex:
         kind, stated = container.format.name, stream.frames
         number, time_base = stream.index, stream.time_base
         fps = float(stream.average_rate or 0)
-        whole, read = (container.duration or 0) / av.time_base, 0.0
+        whole = (container.duration or 0) / av.time_base
         start = (container.start_time or 0) / av.time_base
+        ends: defaultdict[int, int] = defaultdict(int)  # each stream's, in its own units
         shown, ordered, complete, last_dts = [], True, 0, None
         # Avi stores no presentation times, and FFmpeg's guesses are wrong for B-frames.
         untimed = kind == "avi"
         syntax = syntax_of(stream.codec_context.name, stream.codec_context.extradata)
         everything, entries = [], []
         for packet in container.demux():
-            if packet.pts is not None:
-                end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start
-                read = max(read, end)
-            if packet.stream_index != stream.index or not packet.size:
+            time, decoding, of = packet.pts, packet.dts, packet.stream_index
+            if time is not None:
+                ends[of] = max(ends[of], time + (packet.duration or 0))
+            if of != number or not packet.size:
                 continue
             complete += not packet.is_corrupt
-            if packet.dts is not None:
-                ordered = ordered and (last_dts is None or packet.dts > last_dts)
-                last_dts = packet.dts
+            if decoding is not None:
+                ordered = ordered and (last_dts is None or decoding > last_dts)
+                last_dts = decoding
             if packet.has_sidedata("new_extradata"):
                 syntax.steady = False  # other parameter sets, from the container
             # Every packet is looked at, whatever else is known of it.
             entry = syntax.look(bytes(packet), packet.is_keyframe)
-            if entry and packet.pts is not None:
-                time = packet.pts if packet.dts is None else packet.dts
-                entries.append((packet.pts, time, len(everything)))
-            everything.append(packet.pts)
-            if packet.is_discard:
-                continue
-            shown.append(packet.pts)
+            if entry and time is not None:
+                entries.append((time, time if decoding is None else decoding, len(everything)))
+            everything.append(time)
+            if not packet.is_discard:
+                shown.append(time)
+        lasts = (float(end * container.streams[of].time_base) for of, end in ends.items())
+        read = max(lasts, default=start) - start
     if not shown:
         raise VideoError(f"{path} has no video frames in it")
     if kind.startswith("mov") and 0 < complete < stated:

@@ -25,10 +25,8 @@ class Bits:
 
     def golomb(self) -> int:
         """An unsigned Exp-Golomb code: ue(v) of H.264 and HEVC, uvlc() of AV1."""
-        zeros = 0
-        while not self.take(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.take(zeros)
+        zeros = self._left - (self._value & (1 << self._left) - 1).bit_length()
+        return self.take(2 * zeros + 1) - 1
 
     def signed_golomb(self) -> int:
         """A signed Exp-Golomb code: se(v)."""

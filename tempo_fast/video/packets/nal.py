@@ -86,6 +86,9 @@ class NalSyntax(Syntax, ABC):
         )
 
     def look(self, data: bytes, keyframe: bool) -> bool:
+        first = data[self._length : self._length + 1] if self._length else b""
+        if first and not keyframe and self._is_picture(first):
+            return False  # like most packets; before its picture is nothing to look at
         before, sound = [], True
         try:
             # Parameter sets come before the first slice; the rest needn't be looked through.
