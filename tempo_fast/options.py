@@ -12,7 +12,7 @@ from numbers import Integral, Real
 
 from tempo_fast.errors import OptionError
 
-STRATEGIES = ("head", "tail", "random", "tome", "uniform", "none")
+STRATEGIES = ("head", "tail", "random", "tome", "uniform", "shuffled", "none")
 PRUNINGS = ("topk", "lastk", "random")
 ERRORS = ("raise", "skip")
 DECODERS = ("auto", "pyav", "torchcodec", "nvdec")
@@ -160,7 +160,7 @@ class AskOptions:
         _one_of("strategy", self.strategy, STRATEGIES)
         if self.pruning is not None:
             _one_of("pruning", self.pruning, PRUNINGS)
-            if self.strategy in ("uniform", "none"):
+            if self.strategy in ("uniform", "shuffled", "none"):
                 raise OptionError(
                     f"pruning={self.pruning!r} decides how many tokens a segment keeps and so does "
                     f"strategy={self.strategy!r}: give one of them"

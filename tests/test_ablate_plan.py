@@ -67,12 +67,13 @@ def test_a_label_reads_back():
 
 
 def test_only_what_is_random_is_asked_with_every_seed():
-    cells = plan(2, "head random none prune-random", "1/frame 8")
-    assert [cell.index for cell in cells] == list(range(22))
+    cells = plan(2, "head random shuffled none prune-random", "1/frame 8")
+    assert [cell.index for cell in cells] == list(range(30))
     first = [(c.strategy, c.record()["budget"], c.seed) for c in cells if c.question.index == 0]
     assert first == [
         *[("head", budget, None) for budget in ("1/frame", "8")],
         *[("random", budget, seed) for budget in ("1/frame", "8") for seed in (0, 1)],
+        *[("shuffled", budget, seed) for budget in ("1/frame", "8") for seed in (0, 1)],
         ("none", None, None),
         *[("prune-random", budget, seed) for budget in ("1/frame", "8") for seed in (0, 1)],
     ]

@@ -82,6 +82,26 @@ def test_uniform_spends_the_budget_as_far_as_there_are_tokens(segments, tokens, 
     assert kept.max() - kept.min() <= 1 and (kept.diff() <= 0).all()
 
 
+def test_shuffled_deals_the_shares_of_relevance_to_any_segments():
+    scores, rule = torch.linspace(0, 1, 40), {"tokens": 16, "budget": 300, "min_tokens": 1}
+    shares = allocate(scores, **rule)
+    dealt = [Strategy("shuffled", seed=seed).allocate(scores, **rule) for seed in (0, 0, 1)]
+    for kept in dealt:
+        assert kept.sort().values.equal(shares.sort().values) and not kept.equal(shares)
+    assert dealt[0].equal(dealt[1]) and not dealt[0].equal(dealt[2])
+    assert Strategy("shuffled").allocate(scores, **rule).equal(dealt[0])
+    kept = torch.tensor([2, 0, 3])
+    packed = Strategy("shuffled").select(numbered(3, 4), kept)
+    assert packed.tolist() == [[0, 0], [0, 1], [2, 0], [2, 1], [2, 2]]
+
+
+def test_shuffled_deals_in_every_way_alike():
+    scores, rule = [0.0, 0.0, 0.0, 1.0], {"tokens": 8, "budget": 16, "min_tokens": 1}
+    whole = [Strategy("shuffled", seed=seed).allocate(scores, **rule) for seed in range(400)]
+    times = torch.stack(whole).eq(8).sum(0)
+    assert times.sum() == 400 and (times - 100).abs().max() < 40  # 4.6 standard deviations
+
+
 def test_none_keeps_all_whatever_the_budget():
     strategy = strategy_of(AskOptions(strategy="none"))
     kept = strategy.allocate(SCORES, tokens=16, budget=1)
@@ -219,6 +239,7 @@ def test_options_become_a_strategy():
         {"prune_tokens": -1},
         {"seed": -1},
         {"name": "uniform", "pruning": "topk"},
+        {"name": "shuffled", "pruning": "topk"},
         {"pruning": "topk", "prune_ratio": 1.0},
     ],
 )
@@ -227,7 +248,7 @@ def test_strategies_out_of_range(wrong):
         Strategy(**wrong)
 
 
-@pytest.mark.parametrize("name", ["head", "uniform", "tome"])
+@pytest.mark.parametrize("name", ["head", "uniform", "shuffled", "tome"])
 def test_budget_under_the_segments(name):
     with pytest.raises(OptionError, match="the least budget is 6"):
         Strategy(name).allocate(SCORES, tokens=16, budget=5)

@@ -28,6 +28,7 @@ class Strategy:
       tail     the last k. random: k at random places, in their order. tome: all M, merged down to
                k by similarity (see `merging`). k as for head.
       uniform  the first k; k is an equal share of the budget whatever the relevance.
+      shuffled  the first k; the k of head, dealt to the segments at random (as a control).
       none     all M of every segment, whatever the budget.
     pruning: None, or how to choose the segments that keep all M; the other floor(S·prune_ratio)
       keep prune_tokens each, and the budget is not looked at. topk: the most relevant are kept
@@ -78,7 +79,11 @@ class Strategy:
         neither budget nor min_tokens.
         """
         if self.pruning is None and self.name not in ("uniform", "none"):
-            return allocate(relevance, tokens=tokens, budget=budget, min_tokens=min_tokens)
+            counts = allocate(relevance, tokens=tokens, budget=budget, min_tokens=min_tokens)
+            if self.name == "shuffled":
+                order = torch.randperm(len(counts), generator=self._generator())
+                counts = counts[order.to(counts.device)]
+            return counts
         scores = checked_relevance(relevance)
         check_whole(tokens=tokens)
         segments = len(scores)

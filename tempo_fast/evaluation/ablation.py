@@ -19,7 +19,7 @@ PRUNE = "prune-"
 NAMES = (*STRATEGIES, *(PRUNE + name for name in PRUNINGS))
 WITHOUT_BUDGET = "none"
 REFERENCE = "head"
-RANDOM = ("random", PRUNE + "random")
+RANDOM = ("random", "shuffled", PRUNE + "random")
 PER_FRAME = "/frame"
 
 
