@@ -19,7 +19,7 @@ from tempo_fast.video.packets.codecs import syntax_of
 from tempo_fast.video.packets.syntax import Syntax
 from tempo_fast.video.plan import Packets, rising
 
-# A Matroska header states the length of the whole file; ends this much short of it are cut off.
+# A Matroska header states the length of the whole file; one that ends so much before was cut off.
 _SLACK_SECONDS = 1.0
 
 
@@ -81,6 +81,7 @@ def scan(path: Path) -> FrameIndex:
         fps = float(stream.average_rate or 0)
         whole = (container.duration or 0) / av.time_base
         start = (container.start_time or 0) / av.time_base
+        states_length = kind.startswith("matroska")
         ends: defaultdict[int, int] = defaultdict(int)  # each stream's, in its own units
         shown, ordered, complete, last_dts = [], True, 0, None
         # Avi stores no presentation times, and FFmpeg's guesses are wrong for B-frames.
@@ -89,7 +90,7 @@ def scan(path: Path) -> FrameIndex:
         everything, entries = [], []
         for packet in container.demux():
             time, decoding, of = packet.pts, packet.dts, packet.stream_index
-            if time is not None:
+            if states_length and time is not None:
                 ends[of] = max(ends[of], time + (packet.duration or 0))
             if of != number or not packet.size:
                 continue
@@ -97,7 +98,7 @@ def scan(path: Path) -> FrameIndex:
             if decoding is not None:
                 ordered = ordered and (last_dts is None or decoding > last_dts)
                 last_dts = decoding
-            if packet.has_sidedata("new_extradata"):
+            if any(side.data_type == "new_extradata" for side in packet.iter_sidedata()):
                 syntax.steady = False  # other parameter sets, from the container
             # Every packet is looked at, whatever else is known of it.
             entry = syntax.look(bytes(packet), packet.is_keyframe)
@@ -120,7 +121,7 @@ def scan(path: Path) -> FrameIndex:
             f"{path} is cut off: only {complete} of its {stated} frames could be read; get the "
             "whole file"
         )
-    if kind.startswith("matroska") and whole - read > _SLACK_SECONDS:
+    if states_length and whole - read > _SLACK_SECONDS:
         raise VideoError(
             f"{path} is cut off: only {len(shown)} of about {round(whole * fps)} frames "
             f"({read:.1f} of {whole:.1f} s) could be read; get the whole file"
