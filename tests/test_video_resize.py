@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch.nn import functional
 
 from tempo_fast.checkpoint.config import read_config
-from tempo_fast.demo.checkpoint import demo_configs, make_tokenizer
+from tempo_fast.demo.checkpoint import make_tokenizer, random_configs
 from tempo_fast.engine.ops import preprocess
 from tempo_fast.errors import CheckpointError, VideoError
 from tempo_fast.options import OpenOptions
@@ -176,7 +176,7 @@ def test_limits_of_a_checkpoints_own():
 
 def test_limits_in_a_configuration():
     tokenizer = make_tokenizer()
-    tempo, base = demo_configs(tokenizer, {})
+    tempo, base = random_configs(tokenizer, {})
     assert read_config(tempo, base).frames == FrameLimits()
     own = {"video_longest_side": 128, "video_min_pixels": 16384}
     assert read_config(tempo | own, base).frames == FrameLimits(128, 16384)

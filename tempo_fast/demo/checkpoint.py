@@ -59,8 +59,19 @@ def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def demo_configs(tokenizer: PreTrainedTokenizerFast, changes: dict) -> tuple[dict, dict]:
-    """Tempo's and the base's config.json. changes: entries of Tempo's to set differently."""
+def small_configs(
+    tokenizer: PreTrainedTokenizerFast,
+    base_name: str,
+    *,
+    compressor: dict,
+    vision: dict,
+    tempo: dict,
+) -> tuple[dict, dict]:
+    """Tempo's and the base's config.json of a small checkpoint, in the official layout.
+
+    compressor, vision, tempo: entries of the three parts to add or to set differently, the sizes
+    among them.
+    """
     decoder = {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
@@ -72,51 +83,58 @@ def demo_configs(tokenizer: PreTrainedTokenizerFast, changes: dict) -> tuple[dic
         "vocab_size": len(tokenizer),
         "tie_word_embeddings": True,
     }
+    rotary = {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": [6, 5, 5],
+        "mrope_interleaved": True,
+    }
+    encoder = {
+        "model_type": "qwen3_vl",
+        "depth": 4,
+        "out_hidden_size": compressor["hidden_size"],
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "in_channels": 3,
+        "deepstack_visual_indexes": [0, 1, 2],
+    }
+    text = {"model_type": "qwen3_vl_text", "rope_parameters": rotary}
     image, video = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
     base = {
         "model_type": "qwen3_vl",
         "image_token_id": image,
         "video_token_id": video,
         "tie_word_embeddings": True,
-        "text_config": decoder
-        | {
-            "model_type": "qwen3_vl_text",
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 5e6,
-                "mrope_section": [6, 5, 5],
-                "mrope_interleaved": True,
-            },
-        },
-        "vision_config": {
-            "model_type": "qwen3_vl",
-            "depth": 4,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_heads": 4,
-            "num_position_embeddings": 2304,
-            "out_hidden_size": 64,
-            "patch_size": 16,
-            "temporal_patch_size": 2,
-            "spatial_merge_size": 2,
-            "in_channels": 3,
-            "deepstack_visual_indexes": [0, 1, 2],
-        },
+        "text_config": decoder | text | compressor,
+        "vision_config": encoder | vision,
     }
-    tempo = decoder | {
+    whole = {
         "model_type": "tempo_qwen",
-        "hidden_size": 96,
-        "intermediate_size": 192,
         "rope_theta": 1e6,
         "eos_token_id": tokenizer.eos_token_id,
-        "mm_vision_tower_aux_list": [f"Qwen/{BASE_NAME}"],
+        "mm_vision_tower_aux_list": [base_name],
         "mm_projector_type": "mlp2x_gelu",
         "num_compression_tokens": 16,
         "dynamic_compress": True,
     }
-    return tempo | changes, base
+    return decoder | whole | tempo, base
+
+
+def random_configs(tokenizer: PreTrainedTokenizerFast, changes: dict) -> tuple[dict, dict]:
+    """Those of the checkpoint with random weights. changes: entries of Tempo's to set otherwise."""
+    return small_configs(
+        tokenizer,
+        f"Qwen/{BASE_NAME}",
+        compressor={"hidden_size": 64, "intermediate_size": 128},
+        vision={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 4,
+            "num_position_embeddings": 2304,
+        },
+        tempo={"hidden_size": 96, "intermediate_size": 192} | changes,
+    )
 
 
 def _write_folder(folder: Path, config: dict, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -143,7 +161,7 @@ def make_checkpoint(folder: Path, *, seed: int = 0, **changes: object) -> Path:
     changes: entries of Tempo's config.json to set differently, such as mm_projector_type="linear".
     """
     tokenizer = make_tokenizer()
-    tempo, base = demo_configs(tokenizer, changes)
+    tempo, base = random_configs(tokenizer, changes)
     beside = folder.parent / BASE_NAME
     _write_folder(folder, tempo, tokenizer)
     _write_folder(beside, base, tokenizer)
