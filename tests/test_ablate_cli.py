@@ -65,13 +65,13 @@ def test_a_whole_run_with_every_strategy(folder, model, capsys):
     image = folder / "out.png"
     assert ablate(folder, model, "--budgets", "0.9/frame,40", "--plot", str(image)) == 0
     out, err = capsys.readouterr()
-    assert f"{3 * 21} answered, 0 failed, 0 were there already" in err
+    assert f"{3 * 25} answered, 0 failed, 0 were there already" in err
     assert out.startswith("strategy") and "relevance, AUROC: " in out and "time (1)" in out
     with Image.open(image) as picture:
         assert picture.format == "PNG"
 
     result = result_of(folder)
-    assert len(result["replies"]) == 3 * 21 and len(result["rows"]) == 8 * 2 + 1
+    assert len(result["replies"]) == 3 * 25 and len(result["rows"]) == 9 * 2 + 1
     assert result["sha256"] and result["versions"]["torch"] and result["devices"]
     sha256 = hashlib.sha256((folder / "set.jsonl").read_bytes()).hexdigest()
     assert result["question_set"] == {"name": "set.jsonl", "sha256": sha256, "questions": 3}
@@ -82,7 +82,7 @@ def test_a_whole_run_with_every_strategy(folder, model, capsys):
         assert limit is None or 0 < reply["kept"] <= limit
     for row in result["rows"]:
         assert row["accuracy"]["questions"] == 3
-        seeds = 2 if row["strategy"] in ("random", "prune-random") else 1
+        seeds = 2 if row["strategy"] in ("random", "shuffled", "prune-random") else 1
         assert row["accuracy"]["replies"] == 3 * seeds
 
     # The engine itself, asked by hand.

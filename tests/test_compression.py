@@ -23,7 +23,7 @@ def close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("strategy", ["head", "uniform", "none"])
+@pytest.mark.parametrize("strategy", ["head", "uniform", "shuffled", "none"])
 def test_lazy_equals_one_pass(video, strategy):
     options = {"visual_token_budget": 40, "strategy": strategy}
     lazy = video.compress("What moves?", lazy=True, **options)

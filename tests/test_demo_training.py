@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,16 @@ def test_stopped_and_started_again_it_learns_the_same(tmp_path, tokenizer):
         torch.testing.assert_close(one, other)
     with pytest.raises(SystemExit, match="begun with seed 3"):
         Training(tmp_path / "part", tokenizer, seed=4)
+    with pytest.raises(SystemExit, match="begun with other stages"):
+        Training(tmp_path / "part", tokenizer, seed=3).run((replace(SMOKE[0], batch=8),))
+
+
+def test_the_shipped_checkpoint_is_of_this_recipe(tokenizer):
+    from demo_training.recipe import tempo_config
+
+    tempo, base = tempo_config(tokenizer)
+    assert json.loads((MODEL / "config.json").read_text()) == tempo
+    assert json.loads((MODEL / "base" / "config.json").read_text()) == base
 
 
 def test_what_is_trained_is_what_the_engine_runs(tokenizer):

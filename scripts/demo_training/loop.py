@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
@@ -57,13 +58,21 @@ class Training:
         self.losses = Losses(model, prompt).to(self.device)
         self.optimizer = torch.optim.AdamW(_groups(self.losses), betas=(0.9, 0.98), fused=True)
         self.done = 0
+        self._stages: list[dict] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._restore()
         if compile_vision:
             model.vision.forward = torch.compile(model.vision.forward)
 
     def run(self, stages: tuple[Stage, ...]) -> None:
-        """Go through what is left of the stages."""
+        """Go through what is left of the stages: those that it was begun with, and any further."""
+        asked = [asdict(stage) for stage in stages]
+        if asked[: len(self._stages)] != self._stages:
+            raise SystemExit(
+                f"{self._checkpoint} was begun with other stages (--smoke, or another recipe): "
+                "choose another --work folder"
+            )
+        self._stages = asked
         total = sum(stage.steps for stage in stages)
         first = 0
         with tqdm(total=total, initial=self.done, unit="step", smoothing=0.02) as bar:
@@ -126,6 +135,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
             "seed": self.seed,
+            "stages": self._stages,
         }
         torch.save(state, part)
         part.replace(self._checkpoint)
@@ -142,6 +152,7 @@ class Training:
         self.losses.load_state_dict(state["losses"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = state["done"]
+        self._stages = state["stages"]
 
 
 class _Tally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -106,11 +107,13 @@ class VideoFile(FrameSource):
     def __init__(self, path: Path, options: OpenOptions) -> None:
         self._path = path
         self._skip = options.on_error == "skip"
-        self._index = scan(path)
+        with ThreadPoolExecutor(1, "tempo-fast-first") as beside:
+            first = beside.submit(_any_frame, path)
+            self._index = scan(path)
         samples = choose_samples(self._index, options)
         self._indices, self._wanted = samples.indices, samples.wanted
         # Only a decoded frame knows which way up it is.
-        height, width, _ = to_pixels(_any_frame(path)).shape
+        height, width, _ = to_pixels(first.result()).shape
         super().__init__(
             count=len(self._indices),
             height=height,

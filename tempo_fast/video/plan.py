@@ -21,9 +21,15 @@ class Packets:
     decoding_times: np.ndarray
 
     @cached_property
-    def numbers(self) -> dict[int, int]:
-        """The packet shown at each time."""
-        return {time: number for number, time in enumerate(self.times.tolist())}
+    def order(self) -> np.ndarray:
+        """int64 [N], the packets' numbers in the order in which they are shown."""
+        return np.argsort(self.times)
+
+    def number(self, time: int) -> int | None:
+        """The packet that is shown at a time, if there is one."""
+        place = int(np.searchsorted(self.times, time, sorter=self.order))
+        found = int(self.order[place]) if place < len(self.order) else None
+        return found if found is not None and self.times[found] == time else None
 
     def seek_times(self, number: int) -> tuple[int, ...]:
         """The entry's presentation and decoding time, either of which a container may seek by."""
@@ -53,7 +59,7 @@ def plan(packets: Packets, wanted: np.ndarray, *, paired: bool) -> list[Run] | N
     one that is shown before its entry may refer to what came before. paired: pictures may
     go on in the next packet. None where the runs wouldn't give the frames in order.
     """
-    order = np.argsort(packets.times)
+    order = packets.order
     numbers = order[np.searchsorted(packets.times, wanted, sorter=order)]
     shown = packets.times[packets.entries]
     by_number = np.searchsorted(packets.entries, numbers, side="right") - 1

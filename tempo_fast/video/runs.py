@@ -145,13 +145,12 @@ class RunReader:
 
     def _seek(self, number: int) -> None:
         """Seek to a packet from which some few lead to `number`."""
-        numbers = self._packets.numbers
         # Matroska seeks by presentation time, others by decoding time.
         for time in self._packets.seek_times(number):
             self._container.seek(time, stream=self._stream)
             self._demuxed = self._demux()
             for packet in self._demuxed:
-                at = numbers.get(packet.pts)
+                at = None if packet.pts is None else self._packets.number(packet.pts)
                 if at == number:
                     # Taken already, so it is put back.
                     self._demuxed = _chain(packet, self._demuxed)

@@ -98,8 +98,9 @@ def scan(path: Path) -> FrameIndex:
             if decoding is not None:
                 ordered = ordered and (last_dts is None or decoding > last_dts)
                 last_dts = decoding
-            if any(side.data_type == "new_extradata" for side in packet.iter_sidedata()):
-                syntax.steady = False  # other parameter sets, from the container
+            for side in packet.iter_sidedata():
+                if side.data_type == "new_extradata":  # other parameter sets, from the container
+                    syntax.steady = False
             # Every packet is looked at, whatever else is known of it.
             entry = syntax.look(bytes(packet), packet.is_keyframe)
             if entry and time is not None:
@@ -126,25 +127,34 @@ def scan(path: Path) -> FrameIndex:
             f"{path} is cut off: only {len(shown)} of about {round(whole * fps)} frames "
             f"({read:.1f} of {whole:.1f} s) could be read; get the whole file"
         )
-    timed = not untimed and ordered and None not in shown and len(set(shown)) == len(shown)
+    times = _all_different(shown) if not untimed and ordered else None
     # What decoders leave out of other codecs' packets, only they know.
-    counted = timed or (untimed and syntax.alone and complete == stated == len(shown))
+    counted = times is not None or (untimed and syntax.alone and complete == stated == len(shown))
     return FrameIndex(
         stream=number,
         total=len(shown) if counted else _count_by_decoding(path),
         fps=fps,
-        times=np.sort(np.array(shown, np.int64)) if timed else None,
+        times=None if times is None else np.sort(times),
         time_base=time_base,
-        packets=_packets(everything, entries) if timed and syntax.steady else None,
+        packets=_packets(everything, entries) if times is not None and syntax.steady else None,
         syntax=syntax,
     )
 
 
+def _all_different(times: list[int | None]) -> np.ndarray | None:
+    """Times as int64 [N] in the same order; None where one is missing or comes twice."""
+    if None in times:
+        return None
+    known = np.array(times, np.int64)
+    return known if len(np.unique(known)) == len(known) else None
+
+
 def _packets(times: list[int | None], entries: list[tuple[int, int, int]]) -> Packets | None:
-    if not entries or None in times or len(set(times)) < len(times):
+    known = _all_different(times)
+    if not entries or known is None:
         return None
     kept = rising(np.array(entries, np.int64))
-    return Packets(times=np.array(times, np.int64), entries=kept[:, 2], decoding_times=kept[:, 1])
+    return Packets(times=known, entries=kept[:, 2], decoding_times=kept[:, 1])
 
 
 def _count_without_edits(path: Path) -> int:
