@@ -14,6 +14,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "tempo_fast" / "demo" / "model"
 SCRIPT = ROOT / "scripts" / "train_demo.py"
 
 

@@ -234,3 +234,79 @@ def test_what_is_not_needed_is_not_decoded(tmp_path, name, share):
     assert fed <= share * COUNT
     source = VideoFile(path, OpenOptions(video_fps=25, clip=(3.0, 3.1), min_frames=1))
     assert sum(run.end - run.start for run in source._runs) <= COUNT // 2
+
+
+def rewritten(path, target, change):
+    """The file with `change(number, data)` in the place of every packet's data."""
+    with av.open(str(path)) as given, av.open(str(target), "w") as out:
+        stream = given.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for number, packet in enumerate(given.demux(stream)):
+            if packet.size:
+                other = av.Packet(change(number, bytes(packet)))
+                other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
+                other.duration, other.is_keyframe = packet.duration, packet.is_keyframe
+                other.stream = copy
+                out.mux(other)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "pix_fmt", "planless"),
+    [
+        (b"148", {"qp": "0"}, "yuv420p", True),
+        (b"148", {"crf": "18"}, "yuv444p", True),
+        (b"148", {"crf": "18"}, "yuv420p", False),
+        (b"151", {"qp": "0"}, "yuv420p", False),
+        (b"030", {"bf": "3"}, "yuv420p", True),
+    ],
+)
+def test_old_encoders_whose_mistakes_are_undone(tmp_path, build, options, pix_fmt, planless):
+    """They name themselves in the first packet alone, and the decoder goes by that in all."""
+    path = write(tmp_path / "old.mp4", "libx264", {"g": "12", **options}, pix_fmt)
+    data, name = path.read_bytes(), b"x264 - core "
+    assert data.count(name) == 1
+    at = data.index(name) + len(name)
+    path.write_bytes(data[:at] + build + data[at + len(build) :])
+    compare(path, planless)
+
+
+@pytest.mark.parametrize("kind", ["mkv", "mp4"])
+def test_an_mpeg4_encoder_that_names_itself_once(tmp_path, kind):
+    path = write(tmp_path / f"whole.{kind}", "mpeg4", {"g": "12", "bf": "0"})
+    name = b"\0\0\1\xb2XviD0050"
+    compare(
+        rewritten(
+            path, tmp_path / f"named.{kind}", lambda number, data: (b"" if number else name) + data
+        ),
+        planless=True,
+    )
+
+
+@pytest.mark.parametrize("tables", [(0xDB, 0xC4), (0xDB,), (0xC4,)])
+def test_jpegs_that_take_their_tables_from_the_first(tmp_path, tables):
+    def bare(number, data):
+        kept, at = data[:2], 2
+        while data[at + 1] != 0xDA:
+            end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            kept += b"" if data[at + 1] in tables else data[at:end]
+            at = end
+        return kept + data[at:] if number else data
+
+    path = write(tmp_path / "whole.mkv", "mjpeg", {})
+    compare(rewritten(path, tmp_path / "bare.mkv", bare), planless=True)
+
+
+def test_a_palette_that_comes_with_the_first_frame(tmp_path):
+    path = tmp_path / "palette.mov"
+    palette = np.random.default_rng(7).integers(0, 255, (256, 4)).astype(np.uint8)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "pal8"
+        for number in range(COUNT):
+            pixels = np.ascontiguousarray(draw(number, 96, 64)[..., 0])
+            frame = av.VideoFrame.from_ndarray((pixels, palette), format="pal8")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    compare(path, planless=True)

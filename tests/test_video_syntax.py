@@ -145,6 +145,7 @@ SEQUENCE = SequenceSet(
     frames_only=True,
     colours=True,
     planes=False,
+    special=False,
 )
 PLAIN = PictureSet(False, False, (1, 1), False, 0, False)
 

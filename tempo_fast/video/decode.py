@@ -214,7 +214,7 @@ class VideoFile(FrameSource):
         """The samples [start, end), decoding every frame from the file's start on."""
         keyed = _timed if self._index.times is not None else _counted
         reformatter, last, pixels, read = VideoReformatter(), None, None, start
-        with closing(keyed(self._path)) as frames:
+        with closing(keyed(self._path, self._index.syntax.threaded)) as frames:
             try:
                 for frame in pick(frames, self._wanted[start:end].tolist()):
                     if frame is not last:
@@ -277,23 +277,22 @@ def _any_frame(path: Path) -> av.VideoFrame:
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[Iterator[av.VideoFrame]]:
+def _decoding(path: Path, threaded: bool) -> Iterator[Iterator[av.VideoFrame]]:
     """All frames of a file, decoded in order."""
     with open_video(path) as (container, stream):
         stream.thread_type = "AUTO"
-        if stream.codec_context.name == "mpeg4":
-            # Frame threads don't pass on all that interlaced pictures need of each other.
+        if not threaded:
             stream.codec_context.thread_count = 1
         yield container.decode(stream)
 
 
-def _counted(path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
-    with _decoding(path) as frames:
+def _counted(path: Path, threaded: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    with _decoding(path, threaded) as frames:
         yield from enumerate(frames)
 
 
-def _timed(path: Path) -> Iterator[tuple[int, av.VideoFrame]]:
-    with _decoding(path) as frames:
+def _timed(path: Path, threaded: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    with _decoding(path, threaded) as frames:
         for frame in frames:
             if frame.pts is not None:
                 yield frame.pts, frame

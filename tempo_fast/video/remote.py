@@ -30,7 +30,13 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _WAIT_SECONDS = 30.0
 _NAT64 = IPv6Network("64:ff9b::/96")
 # FFmpeg follows what a playlist names, files of this machine included. It looks this far for them.
-_PLAYLISTS = (b"#extm3u", b"ffconcat", b"<mpd", b"<compositionplaylist", b"c=in ip")
+_PLAYLISTS = (
+    (b"#extm3u",),
+    (b"ffconcat",),
+    (b"<mpd", b"dash:profile"),  # the first alone is found in some videos by chance
+    (b"<compositionplaylist",),
+    (b"c=in ip",),
+)
 _PROBED = 1 << 20
 
 
@@ -207,5 +213,5 @@ def _suffix(parts: SplitResult, response: HTTPResponse, by_type: bool = False) -
 def _refuse_playlists(url: str, path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(_PROBED).lower()
-    if any(mark in head for mark in _PLAYLISTS):
+    if any(all(mark in head for mark in marks) for marks in _PLAYLISTS):
         raise VideoError(f"{url} is a playlist, which may lead anywhere; give a video's address")

@@ -21,6 +21,7 @@ from tempo_fast.video.plan import Packets, rising
 
 # A Matroska header states the length of the whole file; one that ends so much before was cut off.
 _SLACK_SECONDS = 1.0
+_RESETTING = ("new_extradata", "palette")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def open_video(path: Path, **options: str) -> Iterator[tuple[InputContainer, Vid
                     if kinds
                     else f"{path} can't be read as a video: it was cut off before its index"
                 )
+            if streams[0].codec_context is None:
+                raise VideoError(f"{path} can't be read as a video: no decoder for its codec")
             yield container, streams[0]
     except av.FFmpegError as error:
         reason = error.strerror or error
@@ -80,7 +83,6 @@ def scan(path: Path) -> FrameIndex:
         number, time_base = stream.index, stream.time_base
         fps = float(stream.average_rate or 0)
         whole = (container.duration or 0) / av.time_base
-        start = (container.start_time or 0) / av.time_base
         states_length = kind.startswith("matroska")
         ends: defaultdict[int, int] = defaultdict(int)  # each stream's, in its own units
         shown, ordered, complete, last_dts = [], True, 0, None
@@ -88,7 +90,8 @@ def scan(path: Path) -> FrameIndex:
         untimed = kind == "avi"
         syntax = syntax_of(stream.codec_context.name, stream.codec_context.extradata)
         everything, entries = [], []
-        for packet in container.demux():
+        # Streams that turn up late are more than PyAV can take, and only Matroska's tell something.
+        for packet in container.demux() if states_length else container.demux(stream):
             time, decoding, of = packet.pts, packet.dts, packet.stream_index
             if states_length and time is not None:
                 ends[of] = max(ends[of], time + (packet.duration or 0))
@@ -98,9 +101,8 @@ def scan(path: Path) -> FrameIndex:
             if decoding is not None:
                 ordered = ordered and (last_dts is None or decoding > last_dts)
                 last_dts = decoding
-            for side in packet.iter_sidedata():
-                if side.data_type == "new_extradata":  # other parameter sets, from the container
-                    syntax.steady = False
+            if _resets(packet):
+                syntax.steady = False
             # Every packet is looked at, whatever else is known of it.
             entry = syntax.look(bytes(packet), packet.is_keyframe)
             if entry and time is not None:
@@ -109,7 +111,7 @@ def scan(path: Path) -> FrameIndex:
             if not packet.is_discard:
                 shown.append(time)
         lasts = (float(end * container.streams[of].time_base) for of, end in ends.items())
-        read = max(lasts, default=start) - start
+        read = max(lasts, default=0.0)
     if not shown:
         raise VideoError(f"{path} has no video frames in it")
     if kind.startswith("mov") and 0 < complete < stated:
@@ -139,6 +141,14 @@ def scan(path: Path) -> FrameIndex:
         packets=_packets(everything, entries) if times is not None and syntax.steady else None,
         syntax=syntax,
     )
+
+
+def _resets(packet: av.Packet) -> bool:
+    """Whether the container gives the decoder something that holds for later packets too."""
+    try:
+        return any(side.data_type in _RESETTING for side in packet.iter_sidedata())
+    except IndexError:  # a kind of data that PyAV doesn't know
+        return True
 
 
 def _all_different(times: list[int | None]) -> np.ndarray | None:

@@ -97,6 +97,8 @@ def _open_path(path: Path, options: OpenOptions) -> FrameSource:
         return ImageFolder(path, options)
     if not path.exists():
         raise VideoError(f"no such file: {path}")
+    if not path.is_file():
+        raise VideoError(f"{path} is no file: a pipe or a device can't be read more than once")
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return NpyVideo(path, options)

@@ -5,6 +5,7 @@ Both are read from the headers of NAL units alone (H.264, 7.3.1 and 7.4.1).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from tempo_fast.video.packets.bits import Bits
@@ -21,6 +22,9 @@ from tempo_fast.video.packets.nal import NalSyntax, payload
 from tempo_fast.video.packets.syntax import Packets
 
 _RECOVERY_POINT = 6
+_X264 = re.compile(rb"x264 - core (\d+)")
+# Builds up to the one and before the other coded direct prediction and lossless pictures otherwise.
+_OTHER_DIRECT, _OTHER_LOSSLESS = 33, 151
 
 
 class H264(NalSyntax):
@@ -68,6 +72,15 @@ class H264(NalSyntax):
             self._fields = self._fields or kind == 7
         self._fields = self._fields or not all(each.frames_only for each in self._sequences)
         self.paired = self._fields
+
+    def _notice(self, unit: bytes) -> None:
+        # Of old x264 FFmpeg undoes some mistakes, in pictures after the one packet that names it.
+        if unit[0] & 31 != 6 or not (named := _X264.search(unit)):
+            return
+        build = int(named[1])
+        special = not self._sequences or any(each.special for each in self._sequences)
+        if build <= _OTHER_DIRECT or (build < _OTHER_LOSSLESS and special):
+            self.steady = self.threaded = False
 
     def _is_entry(self, units: list[bytes]) -> bool:
         """An IDR picture, or a recovery point from which on everything shown is exact."""

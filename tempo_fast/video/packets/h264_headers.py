@@ -27,7 +27,8 @@ class SequenceSet:
     number_bits, order_bits: of frame_num and of pic_order_cnt_lsb (0 where pictures aren't ordered
     by that). most: max_num_ref_frames; a decoder keeps at least one. gaps: frame numbers may be
     left out. blocks: macroblocks of a frame. frames_only: no picture is a field. colours: chroma is
-    coded with luma. planes: three colour planes are coded one by one.
+    coded with luma. planes: three colour planes are coded one by one. special: macroblocks may be
+    lossless, or the colours have all pixels.
     """
 
     name: int
@@ -39,6 +40,7 @@ class SequenceSet:
     frames_only: bool
     colours: bool
     planes: bool
+    special: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def read_sequence_set(data: bytes) -> SequenceSet:
     profile = bits.take(8)
     bits.take(16)
     name = bits.golomb()
-    chroma, planes = 1, False
+    chroma, planes, lossless = 1, False, False
     if profile not in _LOW_PROFILES | _HIGH_PROFILES:
         raise UnmodelledError
     if profile in _HIGH_PROFILES:
@@ -88,7 +90,7 @@ def read_sequence_set(data: bytes) -> SequenceSet:
             planes = bits.flag()
         bits.golomb()
         bits.golomb()
-        bits.take(1)
+        lossless = bits.flag()
         if bits.flag():
             for number in range(8 if chroma != 3 else 12):
                 if bits.flag():
@@ -115,6 +117,7 @@ def read_sequence_set(data: bytes) -> SequenceSet:
         frames_only=bits.flag(),
         colours=chroma != 0 and not planes,
         planes=planes,
+        special=lossless or chroma == 3,
     )
 
 

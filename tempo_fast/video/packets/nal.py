@@ -71,6 +71,9 @@ class NalSyntax(Syntax, ABC):
     @abstractmethod
     def _is_picture(self, unit: bytes) -> bool: ...
 
+    def _notice(self, unit: bytes) -> None:
+        """Take in what a unit up to a packet's first picture says."""
+
     @abstractmethod
     def _learn(self, unit: bytes) -> None: ...
 
@@ -106,6 +109,8 @@ class NalSyntax(Syntax, ABC):
                     self._learn(unit)
             else:
                 self.steady = False
+        for unit in before:
+            self._notice(unit)
         if not sound or not keyframe or not self._known or (self._anew and sets != self._known):
             return False
         return self._is_entry(before)

@@ -15,12 +15,14 @@ class Syntax:
 
     steady: False once decoding from a keyframe would miss something that came before it (known
     when the whole file has been looked through). paired: a picture may be spread over two packets.
-    alone: every packet is one frame, shown whatever comes before or after it.
+    alone: every packet is one frame, shown whatever comes before or after it. threaded: FFmpeg's
+    frame threads give what one thread gives.
     """
 
     steady = True
     paired = False
     alone = False
+    threaded = True
 
     def look(self, data: bytes, keyframe: bool) -> bool:
         """Look at every packet in order; whether decoding can begin at this one.
@@ -56,6 +58,37 @@ class Keyframes(Syntax):
         return keyframe
 
 
+class Mjpeg(Keyframes):
+    """JPEGs, each with tables of its own: what one lacks, the decoder takes from those before."""
+
+    def __init__(self) -> None:
+        self._tables: set[tuple[int, int]] | None = None
+
+    def look(self, data: bytes, keyframe: bool) -> bool:
+        tables = _tables(data)
+        self._tables = tables if self._tables is None else self._tables
+        if tables != self._tables or not any(kind == _DQT for kind, _ in tables):
+            self.steady = False
+        return keyframe
+
+
+_DQT, _DHT, _SOS = 0xDB, 0xC4, 0xDA
+
+
+def _tables(data: bytes) -> set[tuple[int, int]]:
+    """The tables before a JPEG's first scan: (marker, class and number) of each."""
+    found, at = set(), 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SOS:
+        kind, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        at += 4
+        while kind in (_DQT, _DHT) and at < min(end, len(data)):
+            found.add((kind, data[at]))
+            size = 64 << (data[at] >> 4 & 1) if kind == _DQT else 16 + sum(data[at + 1 : at + 17])
+            at += 1 + size
+        at = end
+    return found
+
+
 class Vp8(Syntax):
     """VP8 (RFC 6386, 9.1)."""
 
@@ -85,14 +118,21 @@ class Mpeg2(Syntax):
 class Mpeg4(Syntax):
     """MPEG-4 part 2 (ISO 14496-2, 6.2.5): no picture refers to a B-VOP."""
 
+    # Frame threads don't pass on all that interlaced pictures need of each other.
+    threaded = False
+
     def __init__(self, extradata: bytes) -> None:
         self._layer = _video_object_layer(extradata)
+        self._maker = _user_data(extradata)
         # FFmpeg takes a unit of time for interlaced pictures from the first B-VOP it sees.
         self._known = self._layer is not None and not _interlaced(self._layer)
 
     def look(self, data: bytes, keyframe: bool) -> bool:
         layer = _video_object_layer(data)
         if layer is not None and layer != self._layer:
+            self.steady = False
+        # By its name for itself FFmpeg knows what an encoder does its own way.
+        if _user_data(data) - self._maker:
             self.steady = False
         at = data.find(b"\0\0\1\xb6")
         begins = keyframe and self._known and 0 <= at < len(data) - 4
@@ -116,6 +156,11 @@ def _video_object_layer(data: bytes) -> bytes | None:
             return data[at + 4 : end] if end >= 0 else data[at + 4 :]
         at = end
     return None
+
+
+def _user_data(data: bytes) -> set[bytes]:
+    """What stands in user data, by which encoders name themselves."""
+    return {part.partition(b"\0\0\1")[0] for part in data.split(b"\0\0\1\xb2")[1:]}
 
 
 def _interlaced(layer: bytes) -> bool:
