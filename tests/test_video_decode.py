@@ -1,5 +1,7 @@
+import os
 import struct
 import threading
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +189,31 @@ def cut_file(path, share):
 def test_no_such_file(tmp_path):
     with pytest.raises(VideoError, match="no such file"):
         load_frames(tmp_path / "missing.mp4")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="is no file: a pipe"):
+        load_frames(tmp_path / "pipe.mp4")
+
+
+@pytest.mark.parametrize("kind", ["mkv", "webm"])
+def test_matroska_that_starts_late(tmp_path, kind):
+    path = tmp_path / f"late.{kind}"
+    codec = {"mkv": "libx264", "webm": "libvpx-vp9"}[kind]
+    with av.open(str(path), "w", container_options={"avoid_negative_ts": "disabled"}) as out:
+        stream = out.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 192, 64, "yuv420p"
+        for number in range(96):
+            frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24")
+            frame.pts, frame.time_base = number + 250, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    frames, rate = load_frames(path, video_fps=25)
+    assert [read(frame) for frame in frames] == list(range(96)) and rate == 25
+    with pytest.raises(VideoError, match=r"is cut off: only \d+ of about 96 frames .* of 3.8 s"):
+        load_frames(cut_file(path, 0.5))
 
 
 @pytest.mark.parametrize("content", [b"", b"just some words, no video\n" * 99, b"\0" * 5000])

@@ -97,6 +97,12 @@ def test_other_kinds(server, tmp_path):
     assert open_source(server.address("/frames.npy"), options()).count == 5
 
 
+def test_letters_that_happen_to_be_in_a_video(server):
+    body = CLIP.read_bytes() + b"\0\0\0\x10free<MPD " + b"\0" * 3
+    server.answers["/clip.mp4"] = answer(body)
+    assert open_source(server.address("/clip.mp4"), options()).count > 0
+
+
 def test_nothing_is_fetched_unless_allowed(server):
     with pytest.raises(OptionError, match="allow_remote=True"):
         open_source(server.address("/clip.mp4"), OpenOptions())

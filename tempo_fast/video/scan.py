@@ -82,7 +82,9 @@ def scan(path: Path) -> FrameIndex:
         kind, stated = container.format.name, stream.frames
         number, time_base = stream.index, stream.time_base
         fps = float(stream.average_rate or 0)
+        # Matroska's header counts from 0, whenever its first frame is shown.
         whole = (container.duration or 0) / av.time_base
+        start = (container.start_time or 0) / av.time_base
         states_length = kind.startswith("matroska")
         ends: defaultdict[int, int] = defaultdict(int)  # each stream's, in its own units
         shown, ordered, complete, last_dts = [], True, 0, None
@@ -126,8 +128,8 @@ def scan(path: Path) -> FrameIndex:
         )
     if states_length and whole - read > _SLACK_SECONDS:
         raise VideoError(
-            f"{path} is cut off: only {len(shown)} of about {round(whole * fps)} frames "
-            f"({read:.1f} of {whole:.1f} s) could be read; get the whole file"
+            f"{path} is cut off: only {len(shown)} of about {round((whole - start) * fps)} frames "
+            f"({read - start:.1f} of {whole - start:.1f} s) could be read; get the whole file"
         )
     times = _all_different(shown) if not untimed and ordered else None
     # What decoders leave out of other codecs' packets, only they know.
