@@ -144,21 +144,34 @@ def test_edit_list_hides_frames_but_is_no_damage(tmp_path):
     assert 20 <= len(frames) < 40
 
 
+def transposed(frame):
+    return frame.swapaxes(0, 1)
+
+
 @pytest.mark.parametrize(
-    ("matrix", "turns"),  # of a QuickTime track header; quarter turns clockwise to be upright
-    [((0, 1, -1, 0), 1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 3)],
+    ("matrix", "back"),  # of a QuickTime track header; what undoes it
+    [
+        ((0, 1, -1, 0), lambda frame: np.rot90(frame, 1)),  # turned clockwise
+        ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+        ((0, -1, 1, 0), lambda frame: np.rot90(frame, 3)),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), transposed),
+        ((0, -1, -1, 0), lambda frame: transposed(np.rot90(frame, 2))),
+        ((0, 0, 0, 0), np.asarray),
+    ],
 )
-def test_a_turned_video_is_upright(tmp_path, matrix, turns):
+def test_a_turned_video_is_upright(tmp_path, matrix, back):
     path = make_clip(tmp_path / "turned.mp4")
     data = bytearray(path.read_bytes())
     a, b, c, d = (value * 65536 for value in matrix)
     struct.pack_into(">5i", data, data.index(b"tkhd") + 44, a, b, 0, c, d)
     path.write_bytes(data)
     with open_source(path, OpenOptions()) as source:
-        assert (source.height, source.width) == ((64, 192) if turns == 2 else (192, 64))
+        assert (source.height, source.width) == ((192, 64) if matrix[1] else (64, 192))
         frames = list(source)
     assert all(frame.shape == (source.height, source.width, 3) for frame in frames)
-    assert [read(np.rot90(frame, turns)) for frame in frames] == [0, 20, 39, 59]
+    assert [read(back(frame)) for frame in frames] == [0, 20, 39, 59]
 
 
 def test_two_readings_give_the_same_and_close_is_final():
