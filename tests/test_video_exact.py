@@ -62,6 +62,7 @@ PLANLESS = {"h264.avi", "mpeg4.avi", "mpeg4_interlaced.mkv", "ffv1.mkv"}
 FORMATS = {
     "odd444.mp4": ("libx264", {"g": "24", "bf": "3"}, "yuv444p", (75, 53)),
     "full.mp4": ("libx264", {"g": "24", "bf": "3"}, "yuvj420p", (96, 64)),
+    "bt709.mp4": ("libx264", {"g": "24", "x264-params": "colormatrix=bt709"}, "yuv420p", (96, 64)),
     "ten.mkv": ("libx264", {"g": "24", "bf": "3"}, "yuv420p10le", (96, 64)),
     "hevc_ten.mp4": ("libx265", {"x265-params": OPEN_HEVC}, "yuv420p10le", (96, 64)),
     "vp9_444.webm": ("libvpx-vp9", {"g": "24", "cpu-used": "8"}, "yuv444p", (75, 53)),

@@ -288,3 +288,14 @@ def test_images_that_are_broken(tmp_path, name):
         (folder / f"{number}{path.suffix}").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(VideoError, match="folder"):
         load_frames(folder)
+
+
+def test_an_animation_whose_frames_grow(tmp_path):
+    small, large = tmp_path / "small.gif", tmp_path / "large.gif"
+    for path, side in ((small, 8), (large, 16)):
+        Image.fromarray(np.arange(side * side, dtype=np.uint8).reshape(side, side)).save(path)
+    data = large.read_bytes()
+    blocks = data[13 + 3 * (2 << (data[10] & 7)) :]  # after the screen's header and palette
+    (tmp_path / "grown.gif").write_bytes(small.read_bytes()[:-1] + blocks)
+    with pytest.raises(VideoError, match=r"frame 1 of .* is 16x16 and not 8x8 as the first"):
+        load_frames(tmp_path / "grown.gif", video_fps=1000)

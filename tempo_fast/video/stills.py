@@ -112,6 +112,11 @@ class Animation(FrameSource):
             for index, repeats in groupby(self._indices.tolist()):
                 image.seek(index)
                 frame = to_rgb(image, self._path)
+                if (size := frame.shape[:2]) != (self.height, self.width):
+                    raise VideoError(
+                        f"frame {index} of {self._path} is {size[1]}x{size[0]} and not "
+                        f"{self.width}x{self.height} as the first; give them one size"
+                    )
                 for _ in repeats:
                     yield frame
 
