@@ -14,12 +14,20 @@ import shutil
 import sys
 from pathlib import Path
 
+MOST_SEEDS = 1000  # beyond them are those of the examinations
 # glibc gives large blocks back to the system at once, and every step gets them again.
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(16 * 1024**3),
     "MALLOC_TOP_PAD_": str(256 * 1024**2),
 }
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {MOST_SEEDS - 1}; got {seed}")
+    return seed
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,7 +44,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=Path("demo-model"),
         help="folder to write the trained checkpoint to; new or empty (default: demo-model)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of weights and films (default: 1)")
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        default=1,
+        help="of weights and films, 0 to 999; those of the examinations are others (default: 1)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument(
         "--no-compile",

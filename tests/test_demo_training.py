@@ -68,6 +68,12 @@ def test_a_smoke_run_makes_a_checkpoint_that_answers(tmp_path):
     assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "copy" / name).read_bytes()
 
 
+def test_the_seeds_of_examinations_are_refused(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--seed", "1000", "--work", str(tmp_path / "work")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert run.returncode == 2 and "must be from 0 to 999; got 1000" in run.stderr
+
+
 def test_stopped_and_started_again_it_learns_the_same(tmp_path, tokenizer):
     from demo_training.loop import Training
     from demo_training.recipe import SMOKE

@@ -106,6 +106,8 @@ def _save(record: dict, path: Path) -> None:
 
         write_atomically(path.with_suffix(".png"), draw_answer(json.loads(dumps(record))))
         saved += f", drawn as {path}.png"
+    else:
+        saved += " (with matplotlib installed it would be drawn too)"
     print(f"saved       {saved}")
 
 
