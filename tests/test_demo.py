@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("av")
 
+import tempo_fast.cli.demo as demo_command
 from tempo_fast.demo import MODEL
 from tempo_fast.demo.questions import TIME_TOLERANCE
 from tempo_fast.demo.showing import FILM, QUESTIONS
@@ -78,3 +79,10 @@ def test_the_video_alone(tmp_path):
 
 def test_the_shipped_weights_are_small():
     assert (MODEL / "model.safetensors").stat().st_size <= 8e6
+
+
+def test_without_matplotlib_it_says_what_would_draw(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo_command, "find_spec", lambda name: None)
+    demo_command._save({"answer": "red"}, tmp_path / "answer-1")
+    assert "with matplotlib installed it would be drawn" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["answer-1.json"]
