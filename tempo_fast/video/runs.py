@@ -182,4 +182,5 @@ def open_runs(
     with open_video(path) as (container, stream):
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
+        stream.codec_context.options = {} if skip else syntax.chooser_options()
         yield RunReader(container, stream, packets, syntax, skip)

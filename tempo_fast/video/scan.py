@@ -106,7 +106,7 @@ def scan(path: Path) -> FrameIndex:
             if _resets(packet):
                 syntax.steady = False
             # Every packet is looked at, whatever else is known of it.
-            entry = syntax.look(bytes(packet), packet.is_keyframe)
+            entry = syntax.look(memoryview(packet), packet.is_keyframe)
             if entry and time is not None:
                 entries.append((time, time if decoding is None else decoding, len(everything)))
             everything.append(time)
@@ -148,9 +148,12 @@ def scan(path: Path) -> FrameIndex:
 def _resets(packet: av.Packet) -> bool:
     """Whether the container gives the decoder something that holds for later packets too."""
     try:
-        return any(side.data_type in _RESETTING for side in packet.iter_sidedata())
+        for side in packet.iter_sidedata():
+            if side.data_type in _RESETTING:
+                return True
     except IndexError:  # a kind of data that PyAV doesn't know
         return True
+    return False
 
 
 def _all_different(times: list[int | None]) -> np.ndarray | None:
@@ -158,7 +161,7 @@ def _all_different(times: list[int | None]) -> np.ndarray | None:
     if None in times:
         return None
     known = np.array(times, np.int64)
-    return known if len(np.unique(known)) == len(known) else None
+    return known if np.diff(np.sort(known)).all() else None
 
 
 def _packets(times: list[int | None], entries: list[tuple[int, int, int]]) -> Packets | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tempo_fast.video.packets.bits import Bits
-from tempo_fast.video.packets.syntax import Syntax
+from tempo_fast.video.packets.syntax import Buffer, Syntax
 
 _SEQUENCE, _DELIMITER, _FRAME_HEADER, _GROUP, _METADATA, _FRAME = 1, 2, 3, 4, 5, 6
 _REDUNDANT, _PADDING = 7, 15
@@ -139,10 +139,10 @@ class Av1(Syntax):
         except IndexError:
             return None
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
+    def look(self, data: Buffer, keyframe: bool) -> bool:
         header = None
         try:
-            for kind, unit in _units(data):
+            for kind, unit in _units(bytes(data)):
                 if kind == _SEQUENCE:
                     header = unit
                     self.steady = self.steady and self._header in (None, header)

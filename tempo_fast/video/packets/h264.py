@@ -18,6 +18,7 @@ from tempo_fast.video.packets.h264_headers import (
     read_sequence_set,
 )
 from tempo_fast.video.packets.h264_references import References
+from tempo_fast.video.packets.h264_stand_in import decoder_options
 from tempo_fast.video.packets.nal import NalSyntax, payload
 from tempo_fast.video.packets.syntax import Packets
 
@@ -105,14 +106,25 @@ class H264(NalSyntax):
             return False
         return pictures > 0
 
-    def chooser(self) -> Callable[[Packets], list[bytes | None]]:
+    def _followed(self) -> SequenceSet | None:
+        """The only sequence parameter set, where references can be followed by it."""
         if not self._plain or self._fields or len(self._sequences) != 1:
-            return super().chooser()
+            return None
         (sequence,) = self._sequences
         orders = {each.bottom_order for each in self._pictures.values()}
         if not sequence.order_bits or sequence.gaps or sequence.planes or len(orders) != 1:
+            return None
+        return sequence
+
+    def chooser(self) -> Callable[[Packets], list[bytes | None]]:
+        sequence = self._followed()
+        if sequence is None:
             return super().chooser()
         return References(sequence, self._pictures, self).choose
+
+    def chooser_options(self) -> dict[str, str]:
+        sequence = self._followed()
+        return {} if sequence is None else decoder_options(sequence)
 
 
 def _is_exact_recovery(unit: bytes) -> bool:

@@ -26,7 +26,7 @@ class SequenceSet:
 
     number_bits, order_bits: of frame_num and of pic_order_cnt_lsb (0 where pictures aren't ordered
     by that). most: max_num_ref_frames; a decoder keeps at least one. gaps: frame numbers may be
-    left out. blocks: macroblocks of a frame. frames_only: no picture is a field. colours: chroma is
+    left out. columns, rows: macroblocks of a frame. frames_only: no picture is a field. colours: chroma is
     coded with luma. planes: three colour planes are coded one by one. special: macroblocks may be
     lossless, or the colours have all pixels.
     """
@@ -36,7 +36,8 @@ class SequenceSet:
     order_bits: int
     most: int
     gaps: bool
-    blocks: int
+    columns: int
+    rows: int
     frames_only: bool
     colours: bool
     planes: bool
@@ -106,14 +107,15 @@ def read_sequence_set(data: bytes) -> SequenceSet:
         for _ in range(bits.golomb()):
             bits.signed_golomb()
     most, gaps = bits.golomb(), bits.flag()
-    blocks = (bits.golomb() + 1) * (bits.golomb() + 1)
+    columns, rows = bits.golomb() + 1, bits.golomb() + 1
     return SequenceSet(
         name=name,
         number_bits=number_bits,
         order_bits=order_bits,
         most=most,
         gaps=gaps,
-        blocks=blocks,
+        columns=columns,
+        rows=rows,
         frames_only=bits.flag(),
         colours=chroma != 0 and not planes,
         planes=planes,

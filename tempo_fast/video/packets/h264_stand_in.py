@@ -2,8 +2,9 @@
 
 It has the frame number, the place on show and the marking of references of the one that it stands
 in for, so that everything else decodes as if that had been there, and a single slice that says:
-every macroblock as in the reference before. A P slice whatever the picture's were: what is kept and
-in which order frames come doesn't go by that. Ten or twenty bytes, decoded in a part of the time.
+the first row of macroblocks as in the reference before. A P slice whatever the picture's were: what
+is kept and in which order frames come doesn't go by that. Ten or twenty bytes; a decoder that is
+told not to make up the missing rows has next to nothing to do for it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ _MOST_NAMES = 256
 def free_name(sets: dict[int, PictureSet]) -> int | None:
     """A pic_parameter_set_id that the stream has no use for."""
     return next((name for name in range(_MOST_NAMES) if name not in sets), None)
+
+
+def decoder_options(sequence: SequenceSet) -> dict[str, str]:
+    """What FFmpeg's decoder is to be told where stand-ins come.
+
+    A picture that lacks just so many rows at the bottom is left as it is; of any other that lacks
+    macroblocks they are made up, as ever.
+    """
+    return {"skip_bottom": str(sequence.rows - 1)}
 
 
 def picture_set(name: int, sequence: SequenceSet, *, bottom_order: bool) -> bytes:
@@ -58,7 +68,7 @@ def stand_in(
         bits.golomb(0)
     bits.golomb(0)  # quantizer
     bits.golomb(1)  # not deblocked
-    bits.golomb(sequence.blocks)  # all skipped
+    bits.golomb(sequence.columns)  # all skipped
     return bytes([importance << 5 | _SLICE]) + bits.unit()
 
 

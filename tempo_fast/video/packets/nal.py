@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
-from tempo_fast.video.packets.syntax import Syntax
+from tempo_fast.video.packets.syntax import Buffer, Syntax
 
 _HEADER_BYTES = 512
 
@@ -88,14 +88,14 @@ class NalSyntax(Syntax, ABC):
             (len(unit).to_bytes(size, "big") if size else b"\0\0\0\1") + unit for unit in units
         )
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
+    def look(self, data: Buffer, keyframe: bool) -> bool:
         first = data[self._length : self._length + 1] if self._length else b""
         if first and not keyframe and self._is_picture(first):
             return False  # like most packets; before its picture is nothing to look at
         before, sound = [], True
         try:
             # Parameter sets come before the first slice; the rest needn't be looked through.
-            for unit in self.split(data):
+            for unit in self.split(bytes(data)):
                 before.append(unit)
                 if self._is_picture(unit):
                     break

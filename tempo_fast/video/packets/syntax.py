@@ -8,6 +8,7 @@ from tempo_fast.video.packets.bits import Bits
 
 # Data of packets, each with whether its frame is wanted.
 Packets = Sequence[tuple[bytes, bool]]
+Buffer = bytes | memoryview
 
 
 class Syntax:
@@ -24,11 +25,12 @@ class Syntax:
     alone = False
     threaded = True
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
+    def look(self, data: Buffer, keyframe: bool) -> bool:
         """Look at every packet in order; whether decoding can begin at this one.
 
         That is: frames of it and of later packets, if shown no earlier than it, are then decoded
-        exactly as they are from the start of the file. keyframe: what the container says.
+        exactly as they are from the start of the file. keyframe: what the container says. Few
+        packets are looked through, so that a memoryview saves copies.
         """
         return False
 
@@ -48,13 +50,17 @@ class Syntax:
         """
         return self.left_out
 
+    def chooser_options(self) -> dict[str, str]:
+        """The options of FFmpeg's decoder for what `chooser` gives."""
+        return {}
+
 
 class Keyframes(Syntax):
     """Codecs that code every frame by itself."""
 
     alone = True
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
+    def look(self, data: Buffer, keyframe: bool) -> bool:
         return keyframe
 
 
@@ -64,8 +70,8 @@ class Mjpeg(Keyframes):
     def __init__(self) -> None:
         self._tables: set[tuple[int, int]] | None = None
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
-        tables = _tables(data)
+    def look(self, data: Buffer, keyframe: bool) -> bool:
+        tables = _tables(bytes(data))
         self._tables = tables if self._tables is None else self._tables
         if tables != self._tables or not any(kind == _DQT for kind, _ in tables):
             self.steady = False
@@ -92,14 +98,14 @@ def _tables(data: bytes) -> set[tuple[int, int]]:
 class Vp8(Syntax):
     """VP8 (RFC 6386, 9.1)."""
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
+    def look(self, data: Buffer, keyframe: bool) -> bool:
         return keyframe and not data[0] & 1
 
 
 class Vp9(Syntax):
     """VP9. Any frame may lend its motion vectors and probabilities to the next, so all are kept."""
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
+    def look(self, data: Buffer, keyframe: bool) -> bool:
         # frame_marker, profile (a reserved bit after 3), show_existing_frame, frame_type (0: key).
         profile = data[0] >> 5 & 1 | data[0] >> 3 & 2
         rest = data[0] & 7 if profile == 3 else data[0] >> 1 & 7
@@ -111,8 +117,8 @@ class Mpeg2(Syntax):
 
     paired = True
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
-        return keyframe and data.startswith((b"\0\0\1\xb3", b"\0\0\0\1\xb3"))
+    def look(self, data: Buffer, keyframe: bool) -> bool:
+        return keyframe and bytes(data[:5]).startswith((b"\0\0\1\xb3", b"\0\0\0\1\xb3"))
 
 
 class Mpeg4(Syntax):
@@ -127,7 +133,8 @@ class Mpeg4(Syntax):
         # FFmpeg takes a unit of time for interlaced pictures from the first B-VOP it sees.
         self._known = self._layer is not None and not _interlaced(self._layer)
 
-    def look(self, data: bytes, keyframe: bool) -> bool:
+    def look(self, data: Buffer, keyframe: bool) -> bool:
+        data = bytes(data)
         layer = _video_object_layer(data)
         if layer is not None and layer != self._layer:
             self.steady = False
