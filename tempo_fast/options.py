@@ -66,10 +66,10 @@ class OpenOptions:
         "torchcodec" and "nvdec" (on the GPU) need torchcodec, know no on_error="skip" and refuse a
         file of which they give frames of other times; their colours may differ (10-bit, interlaced,
         all of nvdec's).
-    on_error: "raise" fails where a video file is damaged. "skip" repeats the sample before it for
-        each one that can't be decoded (the sample after it, at the start) and warns with
-        `DamageWarning`; it needs a file whose frames have times. What a decoder patches up
-        without a word counts as decoded, either way.
+    on_error: "raise" fails where a sampled frame of a video file is damaged. "skip" shows the
+        sample before it in its place (the one after it, at the start) and warns with
+        `DamageWarning`. Damaged is what the decoder can't decode or says that it had to patch up,
+        and all up to the next keyframe that was decoded after it. Not every decoder notices.
     allow_remote: fetch http:// and https:// addresses. allow_private: also from addresses that are
         not of the public internet. remote_max_bytes, remote_seconds: limits of the file's size and
         of the time that fetching it takes.

@@ -14,7 +14,7 @@ pytest.importorskip("av")
 
 from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
-from tempo_fast.video import decode
+from tempo_fast.video import decode, workers
 from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.parallel import in_order
 from tempo_fast.video.plan import Packets, plan
@@ -170,3 +170,19 @@ def test_a_frame_shown_before_its_keyframe_is_decoded_from_the_one_before():
     known = packets([0, 3, 1, 2, 6, 4, 5, 9], [0, 4])
     runs = plan(known, np.array([5, 6, 9]), paired=False)
     assert [(run.start, run.end, run.times) for run in runs] == [(0, 7, (5,)), (4, 8, (6, 9))]
+
+
+def test_a_containers_share_of_the_cores(tmp_path, monkeypatch):
+    limit = tmp_path / "cpu.max"
+    monkeypatch.setattr(workers, "_CPU_MAX", limit)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
+    assert workers.usable_cores() == 16
+    for says, cores in (
+        ("max 100000", 16),
+        ("250000 100000", 3),
+        ("50000 100000", 1),
+        ("3200000 100000", 16),
+        ("nonsense", 16),
+    ):
+        limit.write_text(says + "\n")
+        assert workers.usable_cores() == cores

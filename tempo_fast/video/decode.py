@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,12 +14,14 @@ from av.video.reformatter import VideoReformatter
 
 from tempo_fast.errors import DamageWarning, VideoError
 from tempo_fast.options import OpenOptions
-from tempo_fast.video.frames import FrameSource, Resize, as_it_is
+from tempo_fast.video.container import open_video
+from tempo_fast.video.frames import FrameSource, Resize, as_it_is, never
 from tempo_fast.video.parallel import in_order
 from tempo_fast.video.plan import Run, plan
 from tempo_fast.video.runs import RunReader, UnplannedError, open_runs
 from tempo_fast.video.samples import choose_samples
-from tempo_fast.video.scan import open_video, scan
+from tempo_fast.video.scan import scan
+from tempo_fast.video.sequential import every_frame, pick, with_numbers, with_times
 from tempo_fast.video.workers import torch_in_one_thread, usable_cores
 
 _MOST_WORKERS = 8
@@ -28,29 +30,6 @@ _ATTEMPTS = 3
 # Frames that may wait to be taken: these bytes as they are decoded, but always so many.
 _ROOM_BYTES = 160 << 20
 _LEAST_ROOM, _MOST_ROOM = 4, 64
-
-
-def pick(
-    keyed: Iterable[tuple[int, av.VideoFrame]], wanted: Iterable[int]
-) -> Iterator[av.VideoFrame]:
-    """Match decoded frames to wanted keys (times or numbers), both rising, wanted with repeats.
-
-    A key that no frame has gets the frame on show at that moment: the last one before it, or the
-    first one of all. Takes no frame more than it needs; ends early when the frames do.
-    """
-    frames = iter(keyed)
-    shown, ahead = next(frames, None), None
-    if shown is None:
-        return
-    for key in wanted:
-        while shown[0] < key:
-            ahead = ahead or next(frames, None)
-            if ahead is None:
-                return
-            if ahead[0] > key:
-                break
-            shown, ahead = ahead, None
-        yield shown[1]
 
 
 def to_pixels(
@@ -145,21 +124,47 @@ class VideoFile(FrameSource):
             times = np.unique(self._wanted)
             self._runs = plan(self._index.packets, times, paired=self._index.syntax.paired) or []
 
-    def resized(self, resize: Resize) -> tuple[Iterator[np.ndarray], Resize]:
+    def resized(
+        self, resize: Resize, stopped: Callable[[], bool] = never
+    ) -> tuple[Iterator[np.ndarray], Resize]:
+        self._check_open()
         # With fewer runs than cores, each worker's decoder has the others' cores.
         if len(self._runs) < max(2, self._workers()):
-            return super().resized(resize)
-        self._check_open()
-        return self._timed(_unpacked(self._frames(_packing_errors(resize)))), as_it_is
+            return self._timed(self._frames(stopped=stopped)), resize
+        return self._timed(_unpacked(self._frames(_packing_errors(resize), stopped))), as_it_is
 
-    def _frames(self, resize: Resize = as_it_is) -> Iterator[np.ndarray]:
+    def _frames(
+        self, resize: Resize = as_it_is, stopped: Callable[[], bool] = never
+    ) -> Iterator[np.ndarray]:
+        """The samples; with on_error="skip", others in the place of those that are lost."""
+        last, ahead, lost = None, 0, []
+        with closing(self._samples(resize, stopped)) as samples:
+            for number, pixels in enumerate(samples):
+                if pixels is not None:
+                    yield from (pixels for _ in range(ahead))
+                    last, ahead = pixels, 0
+                elif not self._skip:
+                    raise self._damaged(number)
+                else:
+                    lost.append(number)
+                    if last is None:
+                        ahead += 1
+                        continue
+                yield last
+        if ahead and not stopped():
+            raise self._damaged(0)
+        if lost:
+            self._warn(lost)
+
+    def _samples(self, resize: Resize, stopped: Callable[[], bool]) -> Iterator[np.ndarray | None]:
+        """The samples, None for one that is lost."""
         read, runs = 0, self._runs
         for _ in range(_ATTEMPTS):
             if read == self.count or not runs:
                 break
-            with closing(self._planned(runs, resize)) as frames:
+            with closing(self._planned(runs, resize, stopped)) as samples:
                 try:
-                    for pixels in frames:
+                    for pixels in samples:
                         yield pixels
                         read += 1
                     return
@@ -167,13 +172,13 @@ class VideoFile(FrameSource):
                     # Only decoding everything tells what a sound decoder makes of this run.
                     ends = [self._samples_until(run) for run in runs]
             failed = int(np.searchsorted(ends, read, side="right"))
-            for pixels in self._everything(read, ends[failed], resize):
+            if failed == len(runs):  # after the last frame that was wanted
+                return
+            for pixels in self._everything(read, ends[failed], resize, stopped):
                 yield pixels
                 read += 1
             runs = runs[failed + 1 :]
-        for pixels in self._everything(read, self.count, resize):
-            yield pixels
-            read += 1
+        yield from self._everything(read, self.count, resize, stopped)
 
     def _samples_until(self, run: Run) -> int:
         """How many samples there are up to the end of a run."""
@@ -184,7 +189,9 @@ class VideoFile(FrameSource):
         """Decoders that work at once, where there are runs enough."""
         return min(_MOST_WORKERS, usable_cores())
 
-    def _planned(self, runs: list[Run], resize: Resize = as_it_is) -> Iterator[np.ndarray]:
+    def _planned(
+        self, runs: list[Run], resize: Resize = as_it_is, stopped: Callable[[], bool] = never
+    ) -> Iterator[np.ndarray | None]:
         """The samples of these runs, decoded and resized by several workers."""
         workers = min(self._workers(), len(runs))
         # With frame threads, damage is only noticed some packets later.
@@ -203,64 +210,61 @@ class VideoFile(FrameSource):
         frames = in_order(
             runs,
             reading,
-            lambda reader, run, stopped: reader.read(run, convert, stopped),
+            lambda reader, run, ended: reader.read(run, convert, ended),
             workers=workers,
             # Resizing may make small frames larger.
             room=min(_MOST_ROOM, max(_LEAST_ROOM, _ROOM_BYTES // (3 * self.height * self.width))),
+            stopped=stopped,
         )
         times, repeats = np.unique(self._wanted, return_counts=True)
         first = int(np.searchsorted(times, runs[0].times[0]))
-        last, ahead, lost = None, 0, []
         with closing(frames):
-            for time, pixels, count in zip(
-                times[first:].tolist(), frames, repeats[first:].tolist(), strict=True
-            ):
-                if pixels is None:
-                    lost.append(time)
-                    if last is None:
-                        ahead += count
-                        continue
-                else:
-                    last, count, ahead = pixels, count + ahead, 0
-                for _ in range(count):
-                    yield last
-        if last is None:
-            raise self._damaged(int(np.searchsorted(self._wanted, runs[0].times[0])))
-        if lost:
-            self._warn(lost)
+            for pixels, count in zip(frames, repeats[first:].tolist(), strict=False):
+                yield from (pixels for _ in range(count))
 
-    def _everything(self, start: int, end: int, resize: Resize) -> Iterator[np.ndarray]:
+    def _everything(
+        self, start: int, end: int, resize: Resize, stopped: Callable[[], bool]
+    ) -> Iterator[np.ndarray | None]:
         """The samples [start, end), decoding every frame from the file's start on."""
-        keyed = _timed if self._index.times is not None else _counted
-        reformatter, last, pixels, read = VideoReformatter(), None, None, start
-        with closing(keyed(self._path, self._index.syntax.threaded)) as frames:
-            try:
-                for frame in pick(frames, self._wanted[start:end].tolist()):
-                    if frame is not last:
-                        last = frame
-                        size = self.height, self.width
-                        pixels = resize(to_pixels(frame, size, reformatter))
-                    yield pixels
-                    read += 1
-            except VideoError as error:
-                raise self._damaged(read) from error
-        if read < end:
-            raise self._damaged(read)
+        keyed = with_numbers if self._index.times is None else with_times
+        threaded = self._index.syntax.threaded
+        size, reformatter = (self.height, self.width), VideoReformatter()
+        last, pixels, read = None, None, start
+        frames = every_frame(self._path, threaded=threaded, stopped=stopped)
+        with closing(keyed(frames)) as frames:
+            for frame in pick(frames, self._wanted[start:end].tolist()):
+                if frame is None:
+                    pixels = None
+                elif frame is not last:
+                    pixels = resize(to_pixels(frame, size, reformatter))
+                last = frame
+                yield pixels
+                read += 1
+        if not stopped():
+            yield from (None for _ in range(read, end))
 
     def _warn(self, lost: list[int]) -> None:
-        """Say which samples (their times) were replaced."""
-        at = np.searchsorted(np.unique(self._wanted), lost)
-        stretches = np.split(np.array(lost), np.flatnonzero(np.diff(at) > 1) + 1)
-        seconds = self._index.seconds
+        """Say which samples (their numbers) were replaced."""
+        frames, place = np.unique(self._indices, return_inverse=True)
+        gone = np.unique(place[lost])
+        stretches = np.split(gone, np.flatnonzero(np.diff(gone) > 1) + 1)
         where = ", ".join(
-            f"{seconds(int(s[0])):.2f} to {seconds(int(s[-1])):.2f} s" for s in stretches
+            f"{self._seconds(frames[stretch[0]]):.2f} to {self._seconds(frames[stretch[-1]]):.2f} s"
+            for stretch in stretches
         )
         warnings.warn(
-            f"{self._path} is damaged: {len(lost)} of its sampled frames could not be decoded "
+            f"{self._path} is damaged: {len(gone)} of its sampled frames could not be decoded "
             f"({where}); the sampled frame before them takes their place",
             DamageWarning,
             stacklevel=2,
         )
+
+    def _seconds(self, frame: int) -> float:
+        """When a frame is shown, from the first one on."""
+        times, fps = self._index.times, self._index.fps
+        if times is None:
+            return frame / fps if fps else 0.0
+        return self._index.seconds(int(times[frame]))
 
     def _damaged(self, read: int) -> VideoError:
         usable = self._indices[read - 1] + 1 if read else 0
@@ -271,15 +275,14 @@ class VideoFile(FrameSource):
         )
 
     def _where(self, read: int) -> str:
-        """The seconds from the first sample that wasn't read until decoding can begin again."""
-        packets = self._index.packets
-        if packets is None or read >= self.count:
-            return ""
-        start = int(self._wanted[read])
+        """The seconds of the first sample that wasn't read, and where decoding can begin again."""
+        start, packets = self._seconds(self._indices[read]), self._index.packets
+        if packets is None:
+            return f" at {start:.2f} s"
         later = packets.times[packets.entries]
-        later = later[later > start]
+        later = later[later > self._wanted[read]]
         end = int(later[0] if len(later) else self._index.times[-1])
-        return f" from {self._index.seconds(start):.2f} to {self._index.seconds(end):.2f} s"
+        return f" from {start:.2f} to {self._index.seconds(end):.2f} s"
 
 
 def _any_frame(path: Path) -> av.VideoFrame:
@@ -293,25 +296,3 @@ def _any_frame(path: Path) -> av.VideoFrame:
             if frames:
                 return frames[0]
     raise VideoError(f"{path} has no frame that can be decoded")
-
-
-@contextmanager
-def _decoding(path: Path, threaded: bool) -> Iterator[Iterator[av.VideoFrame]]:
-    """All frames of a file, decoded in order."""
-    with open_video(path) as (container, stream):
-        stream.thread_type = "AUTO"
-        if not threaded:
-            stream.codec_context.thread_count = 1
-        yield container.decode(stream)
-
-
-def _counted(path: Path, threaded: bool) -> Iterator[tuple[int, av.VideoFrame]]:
-    with _decoding(path, threaded) as frames:
-        yield from enumerate(frames)
-
-
-def _timed(path: Path, threaded: bool) -> Iterator[tuple[int, av.VideoFrame]]:
-    with _decoding(path, threaded) as frames:
-        for frame in frames:
-            if frame.pts is not None:
-                yield frame.pts, frame

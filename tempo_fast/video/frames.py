@@ -20,6 +20,11 @@ def as_it_is(frame: np.ndarray) -> np.ndarray:
     return frame
 
 
+def never() -> bool:
+    """For those whom nobody stops."""
+    return False
+
+
 class FrameSource(ABC):
     """The sampled frames of one video (or one image), read in order and one at a time.
 
@@ -64,10 +69,14 @@ class FrameSource(ABC):
         self._check_open()
         return self._timed(self._frames())
 
-    def resized(self, resize: Resize) -> tuple[Iterator[np.ndarray], Resize]:
+    def resized(
+        self, resize: Resize, stopped: Callable[[], bool] = never
+    ) -> tuple[Iterator[np.ndarray], Resize]:
         """The frames in order, and what is left to be done to each.
 
         resize: what shall be done. A source whose threads have the frames at hand does it in them.
+        stopped: whether nobody wants them any more; a source that takes its time over a frame asks
+        and ends early.
         """
         return iter(self), resize
 

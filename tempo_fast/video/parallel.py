@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
+from tempo_fast.video.frames import never
+
 Job = TypeVar("Job")
 Item = TypeVar("Item")
+# How often one who waits asks whether that is still wanted.
+_ASK_SECONDS = 0.1
 
 
 class _Desk(Generic[Item]):
@@ -64,15 +68,20 @@ class _Desk(Generic[Item]):
                 self._errors[job] = error
             self._changed.notify_all()
 
-    def take(self) -> Iterator[Item]:
-        """All items in the order of their jobs; raises a job's error after its items."""
+    def take(self, stopped: Callable[[], bool]) -> Iterator[Item]:
+        """All items in the order of their jobs; raises a job's error after its items.
+
+        Ends early once stopped(), also where no item comes.
+        """
         for job in range(self._jobs):
             with self._changed:
                 self._turn = job
                 self._changed.notify_all()
             while True:
                 with self._changed:
-                    self._changed.wait_for(self._turn_has_news)
+                    while not self._changed.wait_for(self._turn_has_news, _ASK_SECONDS):
+                        if stopped():
+                            return
                     if not self._items[job]:
                         break
                     item = self._items[job].popleft()
@@ -117,11 +126,13 @@ def in_order(
     *,
     workers: int,
     room: int,
+    stopped: Callable[[], bool] = never,
 ) -> Iterator[Item]:
     """Yield the items of all jobs, in order, while `workers` threads work on jobs ahead.
 
     open_tool: opens what a worker works with, once for each. run: (tool, job, stopped) gives the
     items of a job; it should end soon after stopped() turns true. room: items that may wait.
+    stopped: whether the consumer wants no more, while it waits here.
     An error of a job is raised after the items before it. The threads have ended when the iteration
     has, however it ends.
     """
@@ -138,7 +149,7 @@ def in_order(
     try:
         for thread in threads:
             thread.start()
-        yield from desk.take()
+        yield from desk.take(stopped)
     finally:
         desk.stop()
         for thread in threads:

@@ -12,9 +12,10 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from tempo_fast.video.container import open_video
+from tempo_fast.video.damage import Damage, Keyed
 from tempo_fast.video.packets.syntax import Syntax
 from tempo_fast.video.plan import Packets, Run
-from tempo_fast.video.scan import open_video
 
 # Up to this many packets ahead, reading on is quicker than seeking.
 _NEAR = 64
@@ -53,18 +54,20 @@ class RunReader:
     def read(self, run: Run, to_pixels: Callable, stopped: Callable[[], bool]) -> Iterator:
         """The run's frames, as `to_pixels(frame, reformatter)` of each, in order.
 
-        With `skip`, None for those that are missing or come after damage in the run. Ends early
-        once stopped(). Raises UnplannedError when a frame is missing and FFmpegError at damage.
+        With `skip`, None for those that are missing or that damage in the run has reached. Ends
+        early once stopped(). Raises UnplannedError or FFmpegError instead where it doesn't skip.
         """
         awaited = deque(run.times)
         self._go_to(run.start)
         with closing(self._decode(run, stopped)) as frames:
-            for frame in frames:
-                while self._skip and awaited and awaited[0] < frame.pts:
+            for time, frame in frames:
+                while self._skip and awaited and awaited[0] < time:
                     awaited.popleft()
                     yield None
-                if awaited and frame.pts == awaited[0]:
-                    yield to_pixels(frame, self._reformatter)
+                if awaited and time == awaited[0]:
+                    if frame is None and not self._skip:
+                        raise UnplannedError(f"damage has reached the frame at {time}")
+                    yield None if frame is None else to_pixels(frame, self._reformatter)
                     awaited.popleft()
                 if not awaited:
                     return
@@ -74,28 +77,41 @@ class RunReader:
             raise UnplannedError(f"the frame at {awaited[0]} didn't come")
         yield from (None for _ in awaited)
 
-    def _decode(self, run: Run, stopped: Callable[[], bool]) -> Iterator[av.VideoFrame]:
-        lost = None
+    def _decode(self, run: Run, stopped: Callable[[], bool]) -> Iterator[Keyed]:
+        """The run's frames with their times; None for some that aren't wanted or are damaged."""
+        damage, wanted, replaced = Damage(), set(run.times), set()
+
+        def come(frames: list[av.VideoFrame]) -> Iterator[Keyed]:
+            for frame in frames:
+                # What stands in for a frame that nobody needs is no damage, whatever it looks like.
+                patched = frame.is_corrupt and frame.pts not in replaced
+                yield from damage.come(frame, patched=patched, keep=frame.pts in wanted)
+
         try:
-            for packet in self._chosen(run, stopped):
+            for packet, own in self._chosen(run, wanted, stopped):
+                damage.give(packet.pts)
+                if not own:
+                    replaced.add(packet.pts)
                 try:
                     frames = self._context.decode(packet)
                 except av.FFmpegError:
                     if not self._skip:
                         raise
                     # A decoder that goes on makes up frames and doesn't say which.
-                    lost = packet.pts
+                    damage.fail()
                     break
-                yield from frames
+                yield from come(frames)
             if not stopped():
-                yield from self._rest(lost)
+                yield from come(self._rest())
+                yield from damage.end()
         finally:
             # The next run starts afresh; a decoder that was drained takes nothing more otherwise.
             self._context.flush_buffers()
 
-    def _chosen(self, run: Run, stopped: Callable[[], bool]) -> Iterator[av.Packet]:
-        """What to decode of the run's packets, from the next one on."""
-        wanted = set(run.times)
+    def _chosen(
+        self, run: Run, wanted: set[int], stopped: Callable[[], bool]
+    ) -> Iterator[tuple[av.Packet, bool]]:
+        """What to decode of the run's packets, from the next on, and whether it is their own."""
         # Where damage is reckoned with, the decoder sees nothing but what is in the file.
         choose = self._syntax.left_out if self._skip else self._syntax.chooser()
         while self._next < run.end and not stopped():
@@ -112,18 +128,19 @@ class RunReader:
             for packet, (own, _), data in zip(packets, lot, choose(lot), strict=True):
                 if stopped():
                     return
-                if data is not None:
-                    yield packet if data is own else _in_place_of(packet, data)
+                if data is own:
+                    yield packet, True
+                elif data is not None:
+                    yield _in_place_of(packet, data), False
 
-    def _rest(self, lost: int | None) -> Iterator[av.VideoFrame]:
-        """The frames that the decoder still holds, without the one at `lost`."""
+    def _rest(self) -> list[av.VideoFrame]:
+        """The frames that the decoder still holds."""
         try:
-            frames = self._context.decode(None)
+            return self._context.decode(None)
         except av.FFmpegError:
             if not self._skip:
                 raise
-            return
-        yield from (frame for frame in frames if lost is None or frame.pts != lost)
+            return []
 
     def _take(self) -> av.Packet | None:
         """The next packet, None at the end; it must be the one that the scan saw here."""

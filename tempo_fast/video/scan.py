@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.video.stream import VideoStream
 
 from tempo_fast.errors import VideoError
+from tempo_fast.video.container import open_video
 from tempo_fast.video.packets.codecs import syntax_of
 from tempo_fast.video.packets.syntax import Syntax
 from tempo_fast.video.plan import Packets, rising
+from tempo_fast.video.sequential import every_frame
 
 # A Matroska header states the length of the whole file; one that ends so much before was cut off.
 _SLACK_SECONDS = 1.0
 _RESETTING = ("new_extradata", "palette")
+_SAME_RATE = 0.01  # a file may be a little shorter than its rate says
 
 
 @dataclass(frozen=True)
@@ -45,35 +44,6 @@ class FrameIndex:
     def seconds(self, time: int) -> float:
         """A presentation time in seconds from the first frame."""
         return float((time - int(self.times[0])) * self.time_base)
-
-
-@contextmanager
-def open_video(path: Path, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The file and its first video stream that is more than a cover picture.
-
-    Raises VideoError, also in place of what FFmpeg raises inside the block.
-    """
-    try:
-        # An absolute path, so that no part of a name is taken for a protocol.
-        with av.open(str(path.resolve()), metadata_errors="replace", options=options) as container:
-            streams = [
-                stream
-                for stream in container.streams.video
-                if not stream.disposition & av.stream.Disposition.attached_pic
-            ]
-            if not streams:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams}))
-                raise VideoError(
-                    f"{path} has no video in it, only: {kinds}"
-                    if kinds
-                    else f"{path} can't be read as a video: it was cut off before its index"
-                )
-            if streams[0].codec_context is None:
-                raise VideoError(f"{path} can't be read as a video: no decoder for its codec")
-            yield container, streams[0]
-    except av.FFmpegError as error:
-        reason = error.strerror or error
-        raise VideoError(f"{path} can't be read as a video: {reason}") from error
 
 
 def scan(path: Path) -> FrameIndex:
@@ -106,11 +76,12 @@ def scan(path: Path) -> FrameIndex:
             if _resets(packet):
                 syntax.steady = False
             # Every packet is looked at, whatever else is known of it.
-            entry = syntax.look(memoryview(packet), packet.is_keyframe)
+            data = memoryview(packet)
+            entry = syntax.look(data, packet.is_keyframe)
             if entry and time is not None:
                 entries.append((time, time if decoding is None else decoding, len(everything)))
             everything.append(time)
-            if not packet.is_discard:
+            if not packet.is_discard and syntax.shown(data):
                 shown.append(time)
         lasts = (float(end * container.streams[of].time_base) for of, end in ends.items())
         read = max(lasts, default=0.0)
@@ -132,11 +103,13 @@ def scan(path: Path) -> FrameIndex:
             f"({read - start:.1f} of {whole - start:.1f} s) could be read; get the whole file"
         )
     times = _all_different(shown) if not untimed and ordered else None
+    if times is not None and not (kind.startswith("mov") and stated):
+        fps = _mean_rate(times, time_base, fps)
     # What decoders leave out of other codecs' packets, only they know.
     counted = times is not None or (untimed and syntax.alone and complete == stated == len(shown))
     return FrameIndex(
         stream=number,
-        total=len(shown) if counted else _count_by_decoding(path),
+        total=len(shown) if counted else _count_by_decoding(path, syntax.threaded),
         fps=fps,
         times=None if times is None else np.sort(times),
         time_base=time_base,
@@ -154,6 +127,20 @@ def _resets(packet: av.Packet) -> bool:
     except IndexError:  # a kind of data that PyAV doesn't know
         return True
     return False
+
+
+def _mean_rate(times: np.ndarray, time_base: Fraction, stated: float) -> float:
+    """Frames a second by their times, where these don't bear out what the container states.
+
+    That may be a guess from the first frames, or what the encoder was told.
+    """
+    gaps, ticks = len(times) - 1, int(times.max() - times.min())
+    if not gaps:
+        return stated
+    expected = gaps / stated / time_base if stated else 0
+    # Times are rounded to ticks.
+    near = abs(expected - ticks) <= max(2, _SAME_RATE * ticks)
+    return stated if near else float(gaps / (ticks * time_base))
 
 
 def _all_different(times: list[int | None]) -> np.ndarray | None:
@@ -177,7 +164,5 @@ def _count_without_edits(path: Path) -> int:
         return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
 
 
-def _count_by_decoding(path: Path) -> int:
-    with open_video(path) as (container, stream):
-        stream.thread_type = "AUTO"
-        return sum(1 for _ in container.decode(stream))
+def _count_by_decoding(path: Path, threaded: bool) -> int:
+    return sum(1 for _ in every_frame(path, threaded=threaded))

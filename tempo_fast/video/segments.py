@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tempo_fast.errors import OptionError, VideoError
-from tempo_fast.video.frames import FrameSource, Resize
+from tempo_fast.video.frames import FrameSource, Resize, as_it_is
 from tempo_fast.video.handoff import Handoff, Segment
 from tempo_fast.video.resize import resize_frame
 from tempo_fast.video.workers import torch_in_one_thread, usable_cores
@@ -83,9 +83,15 @@ def _cut(
         handoff.spent(perf_counter() - began)
         return pixels
 
+    def over() -> bool:
+        return handoff.over
+
     # Frames between windows needn't be resized, and only here is known which those are.
     gaps = any(window.start > before.end for before, window in pairwise(cuts))
-    frames, left_to_do = (iter(source), timed) if gaps else source.resized(timed)
+    if gaps:
+        frames, left_to_do = source.resized(as_it_is, over)[0], timed
+    else:
+        frames, left_to_do = source.resized(timed, over)
     room = threading.Semaphore(workers + 1)  # frames being resized, and one that may wait
     coming = deque(cuts)
     unopened: deque[tuple[Segment, int]] = deque()  # and the first frame that only it needs
@@ -122,6 +128,8 @@ def _cut(
             if handoff.over:
                 return
             frame = next(frames, None)
+            if frame is None and handoff.over:
+                return
             if frame is None:
                 raise VideoError(f"the video ended after {at} of {source.count} sampled frames")
             places = [(segment, at - window.start) for segment, window in filling]

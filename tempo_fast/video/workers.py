@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+from pathlib import Path
 
 import torch
 
 _SETTING = threading.Lock()
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPU cores that this process may use; a container's share of them is rounded up."""
+    affine = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _share(_CPU_MAX))))
+
+
+def _share(limit: Path) -> float:
+    """The cores that a control group of Linux (version 2) may use at once: quota by period."""
+    try:
+        quota, period = limit.read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        return math.inf
 
 
 def torch_in_one_thread() -> None:

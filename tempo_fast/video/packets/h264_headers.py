@@ -26,9 +26,9 @@ class SequenceSet:
 
     number_bits, order_bits: of frame_num and of pic_order_cnt_lsb (0 where pictures aren't ordered
     by that). most: max_num_ref_frames; a decoder keeps at least one. gaps: frame numbers may be
-    left out. columns, rows: macroblocks of a frame. frames_only: no picture is a field. colours: chroma is
-    coded with luma. planes: three colour planes are coded one by one. special: macroblocks may be
-    lossless, or the colours have all pixels.
+    left out. columns, rows: macroblocks of a frame. frames_only: no picture is a field. colours:
+    chroma is coded with luma. planes: three colour planes are coded one by one. special:
+    macroblocks may be lossless, or the colours have all pixels.
     """
 
     name: int

@@ -34,6 +34,10 @@ class Syntax:
         """
         return False
 
+    def shown(self, data: Buffer) -> bool:
+        """Whether a frame comes of this packet."""
+        return True
+
     def droppable(self, data: bytes) -> bool:
         """Whether no other frame's pixels change when the decoder never sees this packet."""
         return False
@@ -100,6 +104,9 @@ class Vp8(Syntax):
 
     def look(self, data: Buffer, keyframe: bool) -> bool:
         return keyframe and not data[0] & 1
+
+    def shown(self, data: Buffer) -> bool:
+        return bool(data[0] & 16)
 
 
 class Vp9(Syntax):
