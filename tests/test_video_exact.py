@@ -12,7 +12,9 @@ pytest.importorskip("av")
 import av
 
 from tempo_fast.options import OpenOptions
+from tempo_fast.video.damage import Damage
 from tempo_fast.video.decode import VideoFile
+from tempo_fast.video.packets.h264 import H264
 from tempo_fast.video.plan import plan
 
 COUNT = 96
@@ -329,3 +331,24 @@ def test_vp8_frames_that_are_never_shown(tmp_path):
     hidden = rewritten(path, tmp_path / "hidden.webm", change)
     assert len(plain(hidden)) == COUNT - len(hide)
     compare(hidden)
+
+
+@pytest.mark.parametrize("name", ["shallow.mp4", "shallow_slices.mkv", "shallow_strict.ts"])
+def test_no_rows_are_made_up_for_stand_ins(tmp_path, monkeypatch, name):
+    """FFmpeg flags a picture whose missing macroblocks it has made up, which takes time."""
+    source = VideoFile(write(tmp_path / name, *VARIANTS[name]), OpenOptions())
+    flagged = []
+    come = Damage.come
+
+    def watched(self, frame, **known):
+        flagged.append(frame.is_corrupt)
+        return come(self, frame, **known)
+
+    monkeypatch.setattr(Damage, "come", watched)
+    with_options = planned(source, [20, 45, 90])
+    assert not any(flagged)
+    flagged.clear()
+    monkeypatch.setattr(H264, "chooser_options", lambda self: {})
+    without = planned(source, [20, 45, 90])
+    assert any(flagged)
+    assert all((a == b).all() for a, b in zip(with_options, without, strict=True))
