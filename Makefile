@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help install demo test train-demo exam lint format aot bench report sanitize clean
+.PHONY: help install demo test train-demo exam lint format aot bench bench-video report sanitize clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -32,6 +32,10 @@ aot: install  ## compile every kernel for sm_80, sm_90 and sm_100 (needs no GPU)
 
 bench: install  ## benchmarks at the machine's size; BENCH="--size small --cases 64:1024" chooses
 	$(BIN)/python -m pytest benchmarks --smoke --rows bench-output/rows.json $(BENCH)
+
+bench-video: install  ## the video front end against the published path at full size: two hours
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[test,bench]'
+	$(BIN)/python -m pytest benchmarks/test_video.py $(BENCH)
 
 report: install  ## the results that are kept, and those of `make bench`, as a page with pictures
 	$(BIN)/tempo-fast report benchmarks/results $(wildcard bench-output) --output report-output

@@ -183,6 +183,16 @@ def test_the_checked_address_is_the_one_connected_to(server, monkeypatch):
     assert source.count > 4 and names == ["video.example"]
 
 
+def test_a_name_that_nobody_resolves_takes_no_longer_than_allowed(monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(30) and [])
+    began = time.monotonic()
+    with pytest.raises(VideoError, match=r"took longer than remote_seconds=0\.2"):
+        open_source("http://slow.example/a.mp4", options(remote_seconds=0.2))
+    assert time.monotonic() - began < 10
+    answer.set()
+
+
 @pytest.mark.parametrize(
     "address",
     [

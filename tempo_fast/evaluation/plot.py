@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
+from math import floor
 from typing import TYPE_CHECKING
 
 from tempo_fast.errors import TempoError
@@ -59,12 +60,18 @@ def _draw(figure: Figure, lines: dict[str, list[Row]], title: str) -> None:
         axes.axhspan(*row.accuracy.interval, color=GREY, alpha=0.12, linewidth=0)
     if curves:
         _draw_scale(axes, [row.tokens_per_frame for name in curves for row in lines[name]])
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylim(_lowest(lines), 1.01)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.set_ylabel("right answers, with 95 % intervals")
     axes.set_xlabel("memory tokens kept per frame", color=INK)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", parse_math=False)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+
+
+def _lowest(lines: dict[str, list[Row]]) -> float:
+    """Where the scale begins: at the last tenth that lies below all intervals."""
+    low = min(row.accuracy.interval[0] for rows in lines.values() for row in rows)
+    return max(0.0, floor(10 * low) / 10)
 
 
 def _draw_curve(

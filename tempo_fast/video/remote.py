@@ -17,7 +17,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from mimetypes import guess_extension
 from pathlib import Path
-from threading import Timer
+from queue import Empty, SimpleQueue
+from threading import Thread, Timer
 from typing import BinaryIO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -67,6 +68,30 @@ def download(url: str, options: OpenOptions, folder: Path) -> Path:
         if time.monotonic() >= fetch.deadline:
             raise fetch.late() from error
         raise VideoError(f"{url} can't be fetched: {error!r}") from error
+
+
+def _addresses(host: str, port: int, seconds: float) -> list[str]:
+    """What a host's name resolves to, asked for in a thread, since that knows no time limit.
+
+    Raises TimeoutError after these seconds, and otherwise what resolving raises.
+    """
+    answers: SimpleQueue[list[str] | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers.put([address[0] for *_, address in found])
+        except Exception as error:  # whatever it is, it belongs to the caller
+            answers.put(error)
+
+    Thread(target=ask, name="tempo-fast-resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(0.0, seconds))
+    except Empty:
+        raise TimeoutError(f"nobody says where {host} is") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 @dataclass
@@ -123,8 +148,7 @@ class _Fetch:
             raise VideoError(f"{self.url} names no host")
         tls = parts.scheme.lower() == "https"
         port = parts.port or (443 if tls else 80)
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-        addresses = [address[0] for *_, address in found]
+        addresses = _addresses(parts.hostname, port, self.deadline - time.monotonic())
         if not self.options.allow_private:
             for address in addresses:
                 if not is_public(address):
