@@ -79,6 +79,17 @@ def test_frames_that_never_come_hold_nothing_up():
     assert [at for at, _ in told(unseen={4, 16})] == [at for at in sorted(DECODED) if at % 12 != 4]
 
 
+def test_times_that_start_again_keep_no_more_than_a_few_frames_waiting():
+    damage, told = Damage(), 0
+    for number in range(200):
+        at = number + 1000 if number < 100 else number
+        damage.give(at)
+        frame = SimpleNamespace(pts=at, key_frame=False)
+        told += len(list(damage.come(frame, patched=False)))
+        assert number - told < 20
+    assert told + len(list(damage.end())) == 200
+
+
 def halved(numbers):
     """Cuts these packets short, so that a decoder patches up what is missing."""
     return lambda number, data: data[: len(data) // 2] if number in numbers else data

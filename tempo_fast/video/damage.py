@@ -10,6 +10,8 @@ import av
 
 Keyed = tuple[int | None, av.VideoFrame | None]
 _NEVER = -(1 << 63)
+# No codec reorders more frames; where times start again, none would ever be late enough.
+_MOST_WAITING = 16
 
 
 @dataclass
@@ -78,7 +80,9 @@ class Damage:
             _Waiting(frame.pts, frame if keep and not lost else None, order, after)
         )
         now = _NEVER if frame.pts is None else frame.pts
-        while self._waiting and (self._waiting[0].after <= now):
+        while self._waiting and (
+            self._waiting[0].after <= now or len(self._waiting) > _MOST_WAITING
+        ):
             yield from self._told(self._waiting.popleft())
 
     def end(self) -> Iterator[Keyed]:
