@@ -69,7 +69,9 @@ class OpenOptions:
     on_error: "raise" fails where a sampled frame of a video file is damaged. "skip" shows the
         sample before it in its place (the one after it, at the start) and warns with
         `DamageWarning`. Damaged is what the decoder can't decode or says that it had to patch up,
-        and all up to the next keyframe that was decoded after it. Not every decoder notices.
+        and all up to the next keyframe that was decoded after it. Not every decoder notices,
+        and "raise" may miss what H.264's patches up where a file has fewer stretches to decode
+        than there are cores, so that several work on one.
     allow_remote: fetch http:// and https:// addresses. allow_private: also from addresses that are
         not of the public internet. remote_max_bytes, remote_seconds: limits of the file's size and
         of the time that fetching it takes.

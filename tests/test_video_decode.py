@@ -270,7 +270,7 @@ def break_packets(path, numbers):
 def test_damage_says_where_it_is(tmp_path, bf):
     path = make_clip(tmp_path / "broken.mp4", count=200, bf=bf, g="50", sc_threshold="0")
     break_packets(path, range(110, 120))
-    says = r"damaged from 3\.\d\d to 5\.00 s: only the first (9|10|11)\d of its 200 frames"
+    says = r"damaged from 3\.\d\d to 5\.00 s: only its samples up to frame (9|10|11)\d of 200"
     with pytest.raises(VideoError, match=says):
         load_frames(path, video_fps=30)
     for clip in ((0, 3), (5, 6.6)):
@@ -294,7 +294,7 @@ def test_damage_can_be_skipped(tmp_path, monkeypatch, cores):
     assert numbers == earlier
     assert [str(w.message).split(" is ")[1] for w in warned] == [
         "damaged: 91 of its sampled frames could not be decoded (0.00 to 1.63 s, 3.67 to 4.97 s, "
-        "6.63 to 6.63 s); the sampled frame before them takes their place"
+        "6.63 to 6.63 s); the last sound one before them (or the first after) takes their place"
     ]
     options = OpenOptions(video_fps=30, on_error="skip", clip=(3.7, 4.9))
     with open_source(path, options) as source, pytest.raises(VideoError, match="damaged"):
@@ -407,3 +407,17 @@ def test_a_rate_that_the_frames_keep_is_taken_as_it_is_stated(tmp_path):
         codec = "libvpx" if kind == "webm" else "libx264"
         path = make_clip(tmp_path / f"clip.{kind}", codec=codec, count=7)
         assert scan(path).fps == 30
+
+
+def test_a_clock_that_was_set_on_the_way_doesnt_change_the_rate(tmp_path):
+    path = tmp_path / "jump.mkv"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(60):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 4 * number, np.uint8))
+            frame.pts = number + (900_000 if number >= 30 else 0)
+            frame.time_base = Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert scan(path).fps == 25

@@ -333,7 +333,7 @@ def test_vp8_frames_that_are_never_shown(tmp_path):
     compare(hidden)
 
 
-@pytest.mark.parametrize("name", ["shallow.mp4", "shallow_slices.mkv", "shallow_strict.ts"])
+@pytest.mark.parametrize("name", ["shallow.mp4", "shallow_cavlc.mp4", "shallow_strict.ts"])
 def test_no_rows_are_made_up_for_stand_ins(tmp_path, monkeypatch, name):
     """FFmpeg flags a picture whose missing macroblocks it has made up, which takes time."""
     source = VideoFile(write(tmp_path / name, *VARIANTS[name]), OpenOptions())

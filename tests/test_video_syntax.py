@@ -167,7 +167,7 @@ def test_a_stand_in_says_what_the_picture_said(bottom_order):
         for order in range(0, 64, 3):
             for ended in ((), (1,), (0, 5)):
                 said = head("B", number, order, marked=bool(ended), ended=ended)
-                unit = stand_in(said, 2, name, SEQUENCE, bottom_order=bottom_order)
+                unit = stand_in(said, 2, name, SEQUENCE, 80, bottom_order=bottom_order)
                 assert unit[0] == 0x41 and not any(bytes((0, 0, byte)) in unit for byte in range(3))
                 read = read_slice(unit, payload(unit)[1:], SEQUENCE, {name: pictures})
                 assert (read.kind, read.number, read.order) == ("P", number, order)

@@ -21,7 +21,7 @@ from tempo_fast.video.plan import Run, plan
 from tempo_fast.video.runs import RunReader, UnplannedError, open_runs
 from tempo_fast.video.samples import choose_samples
 from tempo_fast.video.scan import scan
-from tempo_fast.video.sequential import every_frame, pick, with_numbers, with_times
+from tempo_fast.video.sequential import every_frame, pick, with_numbers
 from tempo_fast.video.workers import torch_in_one_thread, usable_cores
 
 _MOST_WORKERS = 8
@@ -174,11 +174,12 @@ class VideoFile(FrameSource):
             failed = int(np.searchsorted(ends, read, side="right"))
             if failed == len(runs):  # after the last frame that was wanted
                 return
-            for pixels in self._everything(read, ends[failed], resize, stopped):
+            # With frame threads, damage isn't always noticed.
+            for pixels in self._everything(read, ends[failed], resize, stopped, threaded=False):
                 yield pixels
                 read += 1
             runs = runs[failed + 1 :]
-        yield from self._everything(read, self.count, resize, stopped)
+        yield from self._everything(read, self.count, resize, stopped, threaded=not self._skip)
 
     def _samples_until(self, run: Run) -> int:
         """How many samples there are up to the end of a run."""
@@ -194,7 +195,7 @@ class VideoFile(FrameSource):
     ) -> Iterator[np.ndarray | None]:
         """The samples of these runs, decoded and resized by several workers."""
         workers = min(self._workers(), len(runs))
-        # With frame threads, damage is only noticed some packets later.
+        # With frame threads, damage is only noticed some packets later, or not at all.
         threads = 1 if self._skip else max(1, usable_cores() // workers)
         index, size = self._index, (self.height, self.width)
 
@@ -204,7 +205,9 @@ class VideoFile(FrameSource):
         @contextmanager
         def reading() -> Iterator[RunReader]:
             torch_in_one_thread()
-            with open_runs(self._path, index.packets, index.syntax, threads, self._skip) as reader:
+            with open_runs(
+                self._path, index.packets, index.syntax, threads, self._skip, index.open_end
+            ) as reader:
                 yield reader
 
         frames = in_order(
@@ -223,15 +226,20 @@ class VideoFile(FrameSource):
                 yield from (pixels for _ in range(count))
 
     def _everything(
-        self, start: int, end: int, resize: Resize, stopped: Callable[[], bool]
+        self, start: int, end: int, resize: Resize, stopped: Callable[[], bool], *, threaded: bool
     ) -> Iterator[np.ndarray | None]:
         """The samples [start, end), decoding every frame from the file's start on."""
-        keyed = with_numbers if self._index.times is None else with_times
-        threaded = self._index.syntax.threaded
+        timed = self._index.times is not None
         size, reformatter = (self.height, self.width), VideoReformatter()
         last, pixels, read = None, None, start
-        frames = every_frame(self._path, threaded=threaded, stopped=stopped)
-        with closing(keyed(frames)) as frames:
+        frames = every_frame(
+            self._path,
+            timed=timed,
+            threaded=threaded and self._index.syntax.threaded,
+            forgiven=self._index.open_end,
+            stopped=stopped,
+        )
+        with closing(frames if timed else with_numbers(frames)) as frames:
             for frame in pick(frames, self._wanted[start:end].tolist()):
                 if frame is None:
                     pixels = None
@@ -254,7 +262,7 @@ class VideoFile(FrameSource):
         )
         warnings.warn(
             f"{self._path} is damaged: {len(gone)} of its sampled frames could not be decoded "
-            f"({where}); the sampled frame before them takes their place",
+            f"({where}); the last sound one before them (or the first after) takes their place",
             DamageWarning,
             stacklevel=2,
         )
@@ -269,9 +277,9 @@ class VideoFile(FrameSource):
     def _damaged(self, read: int) -> VideoError:
         usable = self._indices[read - 1] + 1 if read else 0
         return VideoError(
-            f"{self._path} is damaged{self._where(read)}: only the first {usable} of its "
-            f"{self._index.total} frames could be decoded; get a sound copy, leave the damage out "
-            "with clip=, or go on with on_error='skip'"
+            f"{self._path} is damaged{self._where(read)}: only its samples up to frame {usable} of "
+            f"{self._index.total} could be decoded; get a sound copy, leave the damage out with "
+            "clip=, or go on with on_error='skip'"
         )
 
     def _where(self, read: int) -> str:

@@ -37,6 +37,7 @@ class RunReader:
         packets: Packets,
         syntax: Syntax,
         skip: bool = False,
+        forgiven: int | None = None,
     ) -> None:
         self._container = container
         self._stream = stream
@@ -44,6 +45,8 @@ class RunReader:
         self._packets = packets
         self._syntax = syntax
         self._skip = skip
+        self._forgiven = forgiven
+        self._damage = Damage()
         self._reformatter = VideoReformatter()
         self._demuxed = self._demux()
         self._next = 0
@@ -61,25 +64,30 @@ class RunReader:
         self._go_to(run.start)
         with closing(self._decode(run, stopped)) as frames:
             for time, frame in frames:
-                while self._skip and awaited and awaited[0] < time:
-                    awaited.popleft()
+                while awaited and awaited[0] < time:
+                    self._check_damage(awaited.popleft())
                     yield None
                 if awaited and time == awaited[0]:
-                    if frame is None and not self._skip:
-                        raise UnplannedError(f"damage has reached the frame at {time}")
+                    if frame is None:
+                        self._check_damage(time)
                     yield None if frame is None else to_pixels(frame, self._reformatter)
                     awaited.popleft()
                 if not awaited:
                     return
         if stopped():
             return
-        if not self._skip:
-            raise UnplannedError(f"the frame at {awaited[0]} didn't come")
+        self._check_damage(awaited[0])
         yield from (None for _ in awaited)
+
+    def _check_damage(self, time: int) -> None:
+        """Raises UnplannedError unless damage, which is skipped, is why the frame is missing."""
+        if not (self._skip and self._damage.noticed):
+            raise UnplannedError(f"the frame at {time} didn't come")
 
     def _decode(self, run: Run, stopped: Callable[[], bool]) -> Iterator[Keyed]:
         """The run's frames with their times; None for some that aren't wanted or are damaged."""
-        damage, wanted, replaced = Damage(), set(run.times), set()
+        self._damage = damage = Damage(self._forgiven)
+        wanted, replaced = set(run.times), set()
 
         def come(frames: list[av.VideoFrame]) -> Iterator[Keyed]:
             for frame in frames:
@@ -89,7 +97,7 @@ class RunReader:
 
         try:
             for packet, own in self._chosen(run, wanted, stopped):
-                damage.give(packet.pts)
+                damage.give(packet.pts, packet.is_keyframe)
                 if not own:
                     replaced.add(packet.pts)
                 try:
@@ -193,11 +201,19 @@ def _chain(packet: av.Packet, packets: Iterator[av.Packet]) -> Iterator[av.Packe
 
 @contextmanager
 def open_runs(
-    path: Path, packets: Packets, syntax: Syntax, threads: int, skip: bool
+    path: Path,
+    packets: Packets,
+    syntax: Syntax,
+    threads: int,
+    skip: bool,
+    forgiven: int | None = None,
 ) -> Iterator[RunReader]:
-    """A reader of the file's runs whose decoder has `threads` threads; skip: as in `read`."""
+    """A reader of the file's runs whose decoder has `threads` threads.
+
+    skip: as in `read`; forgiven: as in `Damage`.
+    """
     with open_video(path) as (container, stream):
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         stream.codec_context.options = {} if skip else syntax.chooser_options()
-        yield RunReader(container, stream, packets, syntax, skip)
+        yield RunReader(container, stream, packets, syntax, skip, forgiven)

@@ -19,8 +19,11 @@ from tempo_fast.video.sequential import every_frame
 
 # A Matroska header states the length of the whole file; one that ends so much before was cut off.
 _SLACK_SECONDS = 1.0
+_OPEN_ENDED = ("mpegts", "mpeg")
 _RESETTING = ("new_extradata", "palette")
-_SAME_RATE = 0.01  # a file may be a little shorter than its rate says
+# Some frames may be missing; a rate that is only told about is further off.
+_SAME_RATE = 0.05
+_LONGEST_FRAME = 600  # seconds
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class FrameIndex:
     times: int64 [total], their presentation times in units of time_base, rising; None where the
     file's times don't tell frames apart and frames are counted as they are decoded.
     packets, syntax: what decoding in runs needs; None where only decoding everything is exact.
+    open_end: the time of the last packet, where a recording may just end in the middle of it.
     """
 
     stream: int
@@ -40,6 +44,7 @@ class FrameIndex:
     time_base: Fraction
     packets: Packets | None
     syntax: Syntax
+    open_end: int | None = None
 
     def seconds(self, time: int) -> float:
         """A presentation time in seconds from the first frame."""
@@ -115,6 +120,7 @@ def scan(path: Path) -> FrameIndex:
         time_base=time_base,
         packets=_packets(everything, entries) if times is not None and syntax.steady else None,
         syntax=syntax,
+        open_end=everything[-1] if kind in _OPEN_ENDED else None,
     )
 
 
@@ -134,7 +140,9 @@ def _mean_rate(times: np.ndarray, time_base: Fraction, stated: float) -> float:
 
     That may be a guess from the first frames, or what the encoder was told.
     """
-    gaps, ticks = len(times) - 1, int(times.max() - times.min())
+    steps = np.diff(np.sort(times))
+    steps = steps[steps <= _LONGEST_FRAME / time_base]  # more is a clock that was set
+    gaps, ticks = len(steps), int(steps.sum())
     if not gaps:
         return stated
     expected = gaps / stated / time_base if stated else 0
@@ -165,4 +173,4 @@ def _count_without_edits(path: Path) -> int:
 
 
 def _count_by_decoding(path: Path, threaded: bool) -> int:
-    return sum(1 for _ in every_frame(path, threaded=threaded))
+    return sum(1 for _ in every_frame(path, timed=False, threaded=threaded))

@@ -10,45 +10,53 @@ from pathlib import Path
 import av
 
 from tempo_fast.video.container import open_video
-from tempo_fast.video.damage import Damage, Keyed
+from tempo_fast.video.damage import Damage, Keyed, UntimedDamage
 from tempo_fast.video.frames import never
 
 
 class _LateError(Exception):
-    """Some packet couldn't be decoded; with frame threads nobody knows which."""
+    """There is damage; with frame threads nobody knows exactly where."""
 
 
 def every_frame(
-    path: Path, *, threaded: bool, stopped: Callable[[], bool] = never
+    path: Path,
+    *,
+    timed: bool,
+    threaded: bool,
+    forgiven: int | None = None,
+    stopped: Callable[[], bool] = never,
 ) -> Iterator[Keyed]:
     """(time, frame) of each, None for one that damage has reached, in the order of being shown.
 
-    threaded: let FFmpeg's frame threads help, as long as nothing fails. Ends early once stopped().
-    Raises VideoError where the file can't be opened.
+    timed: times tell the frames apart. threaded: let FFmpeg's frame threads help, as long as
+    nothing fails. forgiven: as in `Damage`. Ends early once stopped(). Raises VideoError where the
+    file can't be opened.
     """
     told = 0
     if threaded:
         try:
-            for keyed in _decoded(path, True, stopped):
+            for keyed in _decoded(path, timed, True, forgiven, stopped):
                 yield keyed
                 told += 1
             return
         except _LateError:
             pass  # all over again
-    yield from islice(_decoded(path, False, stopped), told, None)
+    yield from islice(_decoded(path, timed, False, forgiven, stopped), told, None)
 
 
-def _decoded(path: Path, threaded: bool, stopped: Callable[[], bool]) -> Iterator[Keyed]:
+def _decoded(
+    path: Path, timed: bool, threaded: bool, forgiven: int | None, stopped: Callable[[], bool]
+) -> Iterator[Keyed]:
+    damage = Damage(forgiven) if timed else UntimedDamage()
     with open_video(path) as (container, stream):
         stream.thread_type = "AUTO"
         if not threaded:
             stream.codec_context.thread_count = 1
-        damage = Damage()
         for packet in container.demux(stream):
             if stopped():
                 return
             if packet.size:
-                damage.give(packet.pts)
+                damage.give(packet.pts, packet.is_keyframe)
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
@@ -57,14 +65,11 @@ def _decoded(path: Path, threaded: bool, stopped: Callable[[], bool]) -> Iterato
                 damage.fail()
                 continue
             for frame in frames:
+                # The flag may come too late where threads share the work, then again it may not.
+                if frame.is_corrupt and threaded:
+                    raise _LateError
                 yield from damage.come(frame, patched=frame.is_corrupt)
         yield from damage.end()
-
-
-def with_times(frames: Iterator[Keyed]) -> Iterator[Keyed]:
-    """Those of `every_frame` that have a time."""
-    with closing(frames):
-        yield from (keyed for keyed in frames if keyed[0] is not None)
 
 
 def with_numbers(frames: Iterator[Keyed]) -> Iterator[Keyed]:

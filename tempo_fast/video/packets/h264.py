@@ -120,11 +120,13 @@ class H264(NalSyntax):
         sequence = self._followed()
         if sequence is None:
             return super().chooser()
-        return References(sequence, self._pictures, self).choose
+        # Of pictures in slices, one row may be all that is left of a damaged one.
+        rows = sequence.rows if self.sliced else 1
+        return References(sequence, self._pictures, self, rows).choose
 
     def chooser_options(self) -> dict[str, str]:
         sequence = self._followed()
-        return {} if sequence is None else decoder_options(sequence)
+        return {} if sequence is None or self.sliced else decoder_options(sequence)
 
 
 def _is_exact_recovery(unit: bytes) -> bool:

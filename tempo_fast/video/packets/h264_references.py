@@ -55,9 +55,11 @@ class References:
     """Follows the packets of one run from its start on, and says what to give the decoder."""
 
     def __init__(
-        self, sequence: SequenceSet, sets: dict[int, PictureSet], syntax: NalSyntax
+        self, sequence: SequenceSet, sets: dict[int, PictureSet], syntax: NalSyntax, rows: int = 1
     ) -> None:
+        """rows: of macroblocks, that stand-ins have."""
         self._sequence, self._sets, self._syntax = sequence, sets, syntax
+        self._rows = rows
         self._bottom_order = any(each.bottom_order for each in sets.values())
         self._name = free_name(sets)
         self._numbers = 1 << sequence.number_bits
@@ -99,11 +101,12 @@ class References:
         importance = next(unit[0] >> 5 for unit in units if unit[0] & 31 in _SLICES)
         others = [unit for unit in units if unit[0] & 31 not in _SLICES]
         sequence, name, bottom = self._sequence, self._name, self._bottom_order
+        blocks = self._rows * sequence.columns
         return self._syntax.join(
             [
                 *others,
                 picture_set(name, sequence, bottom_order=bottom),
-                stand_in(head, importance, name, sequence, bottom_order=bottom),
+                stand_in(head, importance, name, sequence, blocks, bottom_order=bottom),
             ]
         )
 

@@ -2,9 +2,9 @@
 
 It has the frame number, the place on show and the marking of references of the one that it stands
 in for, so that everything else decodes as if that had been there, and a single slice that says:
-the first row of macroblocks as in the reference before. A P slice whatever the picture's were: what
-is kept and in which order frames come doesn't go by that. Ten or twenty bytes; a decoder that is
-told not to make up the missing rows has next to nothing to do for it.
+macroblocks as in the reference before. A P slice whatever the picture's were: what is kept and in
+which order frames come doesn't go by that. Ten or twenty bytes; where it has the first row alone, a
+decoder that is told not to make up the others has next to nothing to do for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def free_name(sets: dict[int, PictureSet]) -> int | None:
 
 
 def decoder_options(sequence: SequenceSet) -> dict[str, str]:
-    """What FFmpeg's decoder is to be told where stand-ins come.
+    """What FFmpeg's decoder is to be told where stand-ins of one row come.
 
     A picture that lacks just so many rows at the bottom is left as it is; of any other that lacks
     macroblocks they are made up, as ever.
@@ -46,11 +46,17 @@ def picture_set(name: int, sequence: SequenceSet, *, bottom_order: bool) -> byte
 
 
 def stand_in(
-    head: Slice, importance: int, name: int, sequence: SequenceSet, *, bottom_order: bool
+    head: Slice,
+    importance: int,
+    name: int,
+    sequence: SequenceSet,
+    blocks: int,
+    *,
+    bottom_order: bool,
 ) -> bytes:
     """The NAL unit of the only slice of the picture that stands in for the one of this header.
 
-    importance: its nal_ref_idc, not 0. name: of the parameter set.
+    importance: its nal_ref_idc, not 0. name: of the parameter set. blocks: macroblocks that it has.
     """
     bits = _Writer()
     for value in (0, 0, name):  # first macroblock, P slice
@@ -68,7 +74,7 @@ def stand_in(
         bits.golomb(0)
     bits.golomb(0)  # quantizer
     bits.golomb(1)  # not deblocked
-    bits.golomb(sequence.columns)  # all skipped
+    bits.golomb(blocks)  # all skipped
     return bytes([importance << 5 | _SLICE]) + bits.unit()
 
 

@@ -43,7 +43,7 @@ class NalSyntax(Syntax, ABC):
     """A syntax of NAL units whose parameter sets must stay the same.
 
     A decoder that skips to a keyframe misses parameter sets on the way. That is exact only where
-    the stream has one set of them from start to end.
+    the stream has one set of them from start to end. sliced: a picture may have several slices.
     """
 
     length_at: int  # where extradata says how long the lengths of units are
@@ -55,6 +55,7 @@ class NalSyntax(Syntax, ABC):
         units = self._configured(extradata) if configured else _annex_b(extradata)
         self._known = {unit for unit in units if self._is_set(unit)}
         self._anew = not self._known
+        self.sliced = False
         for unit in self._known:
             self._learn(unit)
 
@@ -89,15 +90,20 @@ class NalSyntax(Syntax, ABC):
         )
 
     def look(self, data: Buffer, keyframe: bool) -> bool:
-        first = data[self._length : self._length + 1] if self._length else b""
-        if first and not keyframe and self._is_picture(first):
-            return False  # like most packets; before its picture is nothing to look at
+        size = self._length
+        if size and not keyframe:
+            end = size + int.from_bytes(data[:size], "big")
+            if end == len(data) > size and self._is_picture(data[size : size + 1]):
+                return False  # like most packets: nothing but a picture's only slice
         before, sound = [], True
         try:
             # Parameter sets come before the first slice; the rest needn't be looked through.
-            for unit in self.split(bytes(data)):
+            units = self.split(bytes(data))
+            for unit in units:
                 before.append(unit)
                 if self._is_picture(unit):
+                    following = next(units, None)
+                    self.sliced |= following is not None and self._is_picture(following)
                     break
         except ValueError:
             sound = False
