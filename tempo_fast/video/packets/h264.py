@@ -39,6 +39,7 @@ class H264(NalSyntax):
         self._sequences: list[SequenceSet] = []
         self._pictures: dict[int, PictureSet] = {}
         self._plain = True
+        self._starts: set[tuple[int, ...]] = set()  # of keyframes' slices: their first macroblocks
         super().__init__(extradata)
 
     def _configured(self, extradata: bytes) -> Iterator[bytes]:
@@ -83,6 +84,12 @@ class H264(NalSyntax):
         if build <= _OTHER_DIRECT or (build < _OTHER_LOSSLESS and special):
             self.steady = self.threaded = False
 
+    def _notice_slices(self, units: list[bytes]) -> None:
+        try:
+            self._starts.add(tuple(Bits(payload(unit)[1:]).golomb() for unit in units))
+        except IndexError:
+            self._starts |= {(), (0,)}
+
     def _is_entry(self, units: list[bytes]) -> bool:
         """An IDR picture, or a recovery point from which on everything shown is exact."""
         if not units:
@@ -120,13 +127,25 @@ class H264(NalSyntax):
         sequence = self._followed()
         if sequence is None:
             return super().chooser()
-        # Of pictures in slices, one row may be all that is left of a damaged one.
-        rows = sequence.rows if self.sliced else 1
+        rows = 1 if self._one_row_is_none(sequence) else sequence.rows
         return References(sequence, self._pictures, self, rows).choose
 
     def chooser_options(self) -> dict[str, str]:
         sequence = self._followed()
-        return {} if sequence is None or self.sliced else decoder_options(sequence)
+        if sequence is None or not self._one_row_is_none(sequence):
+            return {}
+        return decoder_options(sequence)
+
+    def _one_row_is_none(self, sequence: SequenceSet) -> bool:
+        """Whether a picture that misses some slices still has more than one row of macroblocks.
+
+        Else it could be taken for a stand-in of one row, and what is missing wouldn't be made up.
+        """
+        if len(self._starts) > 1:  # the slices aren't always the same
+            return False
+        starts = next(iter(self._starts), (0,))
+        ends = (*starts[1:], sequence.columns * sequence.rows)
+        return all(end - start > sequence.columns for start, end in zip(starts, ends, strict=True))
 
 
 def _is_exact_recovery(unit: bytes) -> bool:

@@ -43,7 +43,7 @@ class NalSyntax(Syntax, ABC):
     """A syntax of NAL units whose parameter sets must stay the same.
 
     A decoder that skips to a keyframe misses parameter sets on the way. That is exact only where
-    the stream has one set of them from start to end. sliced: a picture may have several slices.
+    the stream has one set of them from start to end.
     """
 
     length_at: int  # where extradata says how long the lengths of units are
@@ -55,7 +55,6 @@ class NalSyntax(Syntax, ABC):
         units = self._configured(extradata) if configured else _annex_b(extradata)
         self._known = {unit for unit in units if self._is_set(unit)}
         self._anew = not self._known
-        self.sliced = False
         for unit in self._known:
             self._learn(unit)
 
@@ -75,6 +74,9 @@ class NalSyntax(Syntax, ABC):
     def _notice(self, unit: bytes) -> None:
         """Take in what a unit up to a packet's first picture says."""
 
+    def _notice_slices(self, units: list[bytes]) -> None:
+        """Take in how a keyframe is cut into slices."""
+
     @abstractmethod
     def _learn(self, unit: bytes) -> None: ...
 
@@ -90,11 +92,9 @@ class NalSyntax(Syntax, ABC):
         )
 
     def look(self, data: Buffer, keyframe: bool) -> bool:
-        size = self._length
-        if size and not keyframe:
-            end = size + int.from_bytes(data[:size], "big")
-            if end == len(data) > size and self._is_picture(data[size : size + 1]):
-                return False  # like most packets: nothing but a picture's only slice
+        first = data[self._length : self._length + 1] if self._length else b""
+        if first and not keyframe and self._is_picture(first):
+            return False  # like most packets; before its picture is nothing to look at
         before, sound = [], True
         try:
             # Parameter sets come before the first slice; the rest needn't be looked through.
@@ -102,8 +102,8 @@ class NalSyntax(Syntax, ABC):
             for unit in units:
                 before.append(unit)
                 if self._is_picture(unit):
-                    following = next(units, None)
-                    self.sliced |= following is not None and self._is_picture(following)
+                    if keyframe:
+                        self._notice_slices([unit, *filter(self._is_picture, units)])
                     break
         except ValueError:
             sound = False
