@@ -16,6 +16,7 @@ from tempo_fast.video.damage import Damage
 from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.packets.h264 import H264
 from tempo_fast.video.plan import plan
+from tempo_fast.video.scan import scan
 
 COUNT = 96
 OPEN_HEVC = "open-gop=1:keyint=24:min-keyint=24:scenecut=0:bframes=4:log-level=none"
@@ -352,3 +353,18 @@ def test_no_rows_are_made_up_for_stand_ins(tmp_path, monkeypatch, name):
     without = planned(source, [20, 45, 90])
     assert any(flagged)
     assert all((a == b).all() for a, b in zip(with_options, without, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cut", "size", "one_row"),
+    [
+        ("slices=2", (96, 128), True),
+        ("slices=4", (96, 64), False),  # a row each
+        ("slice-max-size=900", (192, 192), False),  # never the same
+    ],
+)
+def test_stand_ins_of_one_row_where_no_damaged_picture_looks_like_one(tmp_path, cut, size, one_row):
+    made = {"g": "24", "bf": "3", "refs": "1", "x264-params": cut}
+    path = write(tmp_path / "sliced.mkv", "libx264", made, size=size)
+    assert bool(scan(path).syntax.chooser_options()) == one_row
+    compare(path)
