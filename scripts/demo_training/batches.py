@@ -33,15 +33,16 @@ Batch = dict[str, Tensor]
 def truncation(random: np.random.Generator, relevant: np.ndarray) -> np.ndarray:
     """Memory tokens that each segment keeps in a training step: int64 [S], 1…MEMORY.
 
-    One time in four all, as where the budget is never short. Else any number from LEAST on, few
-    more often than many, so that the head of the sequence learns to carry the most: the same for
-    every segment, or for those that matter, as allocation gives it, and at most LEAST for the
-    others. Some of these keep as many, so that how many there are doesn't say by itself what
-    matters.
+    One time in ten all, as where the budget is never short. Else LEAST, or four times in ten
+    any number from there on, few more often than many, so that the head of the sequence
+    learns to carry the most: the same for every segment, or for those that matter, as allocation
+    gives it, and at most LEAST for the others. Some of these keep as many, so that how many there
+    are doesn't say by itself what matters.
     """
-    if random.random() < 0.25:
+    if random.random() < 0.1:
         return np.full(len(relevant), MEMORY)
-    kept = round(float(np.exp(random.uniform(np.log(LEAST), np.log(MEMORY)))))
+    most = LEAST if random.random() < 0.6 else MEMORY
+    kept = round(float(np.exp(random.uniform(np.log(LEAST), np.log(most)))))
     rest = kept if random.random() < 0.3 else int(random.integers(1, LEAST + 1))
     many = relevant | (random.random(len(relevant)) < MISTAKEN)
     return np.where(many, kept, rest)

@@ -44,7 +44,7 @@ STAGES = (
     # What happens in up to a minute and a half.
     Stage("watch", 1200, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.3),
     # To find it in many minutes.
-    Stage("remember", 450, (16, 24, 32, 48, 96), 96, 8, (1.5e-3, 2e-5), learns="language"),
+    Stage("remember", 550, (16, 24, 32, 48, 96), 96, 8, (1.5e-3, 2e-5), learns="language"),
 )
 SMOKE = tuple(replace(stage, steps=2, segments=(2,), batch=4, questions=2) for stage in STAGES)
 
