@@ -221,9 +221,13 @@ class VideoFile(FrameSource):
         )
         times, repeats = np.unique(self._wanted, return_counts=True)
         first = int(np.searchsorted(times, runs[0].times[0]))
+        counts = repeats[first:].tolist()
         with closing(frames):
-            for pixels, count in zip(frames, repeats[first:].tolist(), strict=False):
+            for pixels, count in zip(frames, counts, strict=False):
                 yield from (pixels for _ in range(count))
+                first += 1
+        if first < len(times) and not stopped():
+            raise UnplannedError(f"the frame at {times[first]} didn't come")
 
     def _everything(
         self, start: int, end: int, resize: Resize, stopped: Callable[[], bool], *, threaded: bool
