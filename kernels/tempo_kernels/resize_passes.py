@@ -164,7 +164,7 @@ def _rows_kernel(
         left -= CHANNELS
         p_weight += 4 * width_out
 
-    plane = height.to(tl.int64) * width_out
+    plane = tl.cast(height, tl.int64) * width_out
     p_out = out + i_n * CHANNELS * plane + o_y[:, None] * width_out + o_x[None, :]
     m = (o_y < height)[:, None] & m_x[None, :]
     tl.store(p_out, _finish(b_red, FLOAT, dtype).to(dtype), mask=m)
@@ -217,7 +217,7 @@ def _columns_kernel(
     m = m_y[:, None] & m_x
     if PATCHES:
         i_f = i_n // 3
-        pair = height_out.to(tl.int64) * width * 6
+        pair = tl.cast(height_out, tl.int64) * width * 6
         b_pixel = _finish(b_sum, FLOAT, tl.uint8).to(tl.float32)
         p_out = out + i_f // 2 * pair
         p_out += patch_offset(i_f, i_n % 3, o_y[:, None], o_x[None, :], width)

@@ -172,8 +172,8 @@ class _Tally:
         self.values.setdefault("right", []).extend(right.tolist())
         for kind, value in zip(batch["kinds"].tolist(), right.tolist(), strict=True):
             self.values.setdefault(f"right {KINDS[kind]}", []).append(value)
-        sure = ((found["scores"] > 0) == (batch["relevant"] > 0)).float().mean().item()
-        self.values.setdefault("relevance right", []).append(sure)
+        sure = (found["scores"].cpu() > 0) == (batch["relevant"] > 0)
+        self.values.setdefault("relevance right", []).append(sure.float().mean().item())
 
     def means(self) -> dict[str, float]:
         return {name: round(sum(v) / len(v), 4) for name, v in self.values.items()}

@@ -119,7 +119,7 @@ class Compressor(SegmentEncoder):
             with clock("compress"):
                 hidden = torch.cat(list(self._ask_rows(video, len(query), progress, ask)))
         with clock("compress"):
-            return self._relevance(hidden[:, 0]), hidden[:, 1:]
+            return self._relevance(hidden[:, 0].contiguous()), hidden[:, 1:]
 
     def _ask_rows(
         self,

@@ -129,7 +129,7 @@ class Strategy:
             raise OptionError(f"allocations must lie in 0…{tokens}; got {counts.tolist()}")
         total = int(counts.sum())
         if self.name == "tome":
-            return merge_tokens(memory if norm is None else norm(memory), counts)
+            return merge_tokens(memory if norm is None else norm(memory.contiguous()), counts)
         if self.name == "random":
             place = torch.rand(segments, tokens, generator=self._generator()).argsort(1).argsort(1)
             index = (place < counts[:, None]).flatten().nonzero().flatten()

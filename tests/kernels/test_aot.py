@@ -42,6 +42,15 @@ def test_every_variant_compiles_for_hopper_and_fits(tmp_path):
         assert f"{row['op']} " in done.stdout
 
 
+def test_every_variant_lowers_where_sizes_are_one():
+    done = _compiled(str(Path(__file__).with_name("sizes_of_one.py")))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    ((op, *_, error),) = result["failed"]
+    assert op == "unfit" and "'int' object has no attribute 'to'" in error
+    assert result["lowered"] > 100
+
+
 def test_unfit_kernels_are_refused_each_for_its_reason():
     done = _compiled(str(Path(__file__).with_name("unfit_kernels.py")))
     assert done.returncode == 0, done.stderr
