@@ -205,10 +205,14 @@ def test_budget_error_is_also_a_value_error():
     assert allocate([0.1, 0.2, 0.3], tokens=16, budget=3).tolist() == [1, 1, 1]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_same_numbers():
+    def by_score(kept):  # the kernel has another order of equal scores
+        return sorted(zip(scores.tolist(), kept.tolist(), strict=True))
+
     for _, case, scores, expected in golden_allocations():
         if case["budget"] >= case["segments"]:
             numbers = {name: case[name] for name in ("tokens", "budget", "min_tokens")}
             kept = allocate(scores.cuda(), **numbers)
-            assert kept.is_cuda and torch.equal(kept.cpu(), expected.long())
+            assert kept.is_cuda and by_score(kept) == by_score(expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -55,6 +57,59 @@ def test_many_small_chunks_on_streams(golden, clip_frames, monkeypatch):
         actual = fast.compress(clip_frames, "What moves?", fps=2.0, frame_windows=2)
         mine, theirs = actual.inputs_embeds, expected.inputs_embeds
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("graphs, streams", [(True, False), (False, True), (True, True)])
+def test_memory_tokens_in_bfloat16(golden, clip_frames, graphs, streams):
+    """The attention that the golden cases, in float32, don't take, captured and on streams."""
+    folder = golden / "checkpoint" / "tiny-tempo"
+    plain = TempoFastPipeline.from_pretrained(folder, device="cuda", dtype="bfloat16")
+    fast = TempoFastPipeline.from_pretrained(
+        folder, device="cuda", dtype="bfloat16", graphs=graphs, streams=streams
+    )
+    options = {"fps": 2.0, "frame_windows": 2}
+    expected = plain.compress(clip_frames, "What moves?", **options)
+    for _ in range(3):
+        actual = fast.compress(clip_frames, "What moves?", **options)
+        assert (actual.relevance - expected.relevance).abs().max() < 0.02
+        # A relevance that rounds otherwise may move a token from one segment to another.
+        if torch.equal(actual.allocations, expected.allocations):
+            mine, theirs = actual.inputs_embeds.float(), expected.inputs_embeds.float()
+            assert (mine - theirs).abs().max() < 0.05 * theirs.abs().max()
+        assert len(fast(clip_frames, "What moves?", max_new_tokens=20, **options).token_ids) > 0
+
+
+def test_questions_from_two_threads_are_recorded_beside_each_other(fast, golden_case):
+    cases = [golden_case(name) for name in ("full_hd", "image")] * 2
+
+    def ask(case):
+        return fast(case.video, case.query, **case.opening, **case.asking).token_ids
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            for case, ids in zip(cases, pool.map(ask, cases), strict=True):
+                assert ids == case.tensors["generated_ids"].tolist()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU here")
+def test_another_gpu_than_the_current_one(golden, golden_case):
+    folder = golden / "checkpoint" / "tiny-tempo"
+    for on in (False, True):
+        pipe = TempoFastPipeline.from_pretrained(folder, device="cuda:1", graphs=on, streams=on)
+        case = golden_case("full_hd")
+        answer = pipe(case.video, case.query, **case.opening, **case.asking)
+        assert answer.token_ids == case.tensors["generated_ids"].tolist()
+
+
+def test_the_stream_of_a_graph_that_is_gone_serves_the_next():
+    device = torch.device("cuda", torch.cuda.current_device())
+    out, graphs = torch.zeros(1, device=device), CudaGraphs(device)
+    kept = graphs.capture(lambda: out.add_(1), out.zero_)
+    for _ in range(40):  # more than torch has streams
+        graphs.capture(lambda: out.add_(1), out.zero_)
+        assert len(graphs._streams) == 1
+    kept()
+    assert out.item() == 1
 
 
 def test_a_graph_keeps_what_it_reads_alive():

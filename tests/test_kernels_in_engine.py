@@ -15,6 +15,7 @@ from tempo_fast.options import OpenOptions
 from tempo_fast.video.resize import resize_frame
 from tempo_fast.video.segments import SegmentReader
 from tempo_fast.video.source import open_source
+from tempo_kernels.allocate import MAX_SEGMENTS
 from tempo_kernels.launch import HAS_TRITON, INTERPRETED
 
 # The fixtures are on the CPU, where compiled kernels don't run.
@@ -104,6 +105,19 @@ def test_allocation_by_the_kernel_raises_like_the_plain_one(kernels):
         allocate(torch.tensor([0.1, float("nan")]), tokens=8, budget=10)
     with pytest.raises(OptionError, match="2"):
         allocate(torch.tensor([0.1, 0.9]), tokens=8, budget=1)
+
+
+@needs_kernels
+def test_more_segments_than_the_kernels_take_go_the_plain_way(kernels):
+    count = MAX_SEGMENTS + 1
+    memory = torch.arange(count * 2.0).view(count, 2, 1)
+    kept = torch.arange(count) % 3
+    ends = torch.cat((torch.zeros(1, dtype=torch.long), kept.cumsum(0)))
+    packed = ops.select(
+        memory, kept, ends, torch.ones(1), 0.0, total=int(ends[-1]), take="head", normalize=False
+    )
+    expected = memory[torch.arange(2) < kept[:, None]]
+    assert torch.equal(packed, expected)
 
 
 def test_modes_are_checked(monkeypatch):

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import pad
 
 from tempo_fast.compression.plan import Segment
-from tempo_fast.engine.graphs import Graphs
+from tempo_fast.engine.graphs import Graphs, buffer
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.streams import Turns, upload
 from tempo_fast.models.decoder import Decoder, Deepstack
@@ -92,10 +92,10 @@ class CapturedPrefill:
         width, device, dtype = self._decoder.config.width, system.device, system.dtype
 
         def numbers(*size: int) -> torch.Tensor:
-            return torch.zeros(size, dtype=torch.int64, device=device)
+            return buffer(*size, dtype=torch.int64, device=device)
 
         def values() -> torch.Tensor:
-            return torch.zeros((count * visual, width), dtype=dtype, device=device)
+            return buffer(count * visual, width, dtype=dtype, device=device)
 
         cache = self._decoder.new_cache(count, system.lengths[0] + bucket)
         cache.copy_prefix(system, range(count))

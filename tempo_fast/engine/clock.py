@@ -17,7 +17,7 @@ _naming = False
 class Clock:
     """Adds up the seconds that each stage takes, the device's work included.
 
-    On CUDA a stage ends with a synchronisation: stages are long and few.
+    On CUDA a stage waits at its end for the current stream: stages are long and few.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -31,7 +31,7 @@ class Clock:
             with _region(stage, self._device) if _naming else _NO_REGION:
                 yield
                 if self._device.type == "cuda":
-                    torch.cuda.synchronize(self._device)
+                    torch.cuda.current_stream(self._device).synchronize()
         finally:
             self.seconds[stage] += perf_counter() - begin
 

@@ -6,6 +6,8 @@ such tensors, so that a replay needs no arguments.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -13,6 +15,14 @@ import torch
 
 # Kernels are compiled and libraries take their workspaces before a recording.
 WARM_UPS = 2
+# Held while something is recorded: to wait for the whole device then, from any thread, breaks it.
+recording = threading.Lock()
+
+
+@torch.inference_mode(False)  # else they could be written to in that mode alone
+def buffer(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros that stay where they are, for recorded work to read or write."""
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 class Graphs(ABC):
@@ -39,15 +49,21 @@ class EagerGraphs(Graphs):
 
 
 class CudaGraphs(Graphs):
-    """CUDA graphs on a device, which share one pool of memory for what lives within a replay."""
+    """CUDA graphs on a device, which share one pool of memory for what lives within a replay.
+
+    Each living graph has the stream that it was recorded on to itself: cuBLAS has one workspace a
+    stream, which is baked into the graph, and torch hands its 32 streams out in turn.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._streams: list[torch.cuda.Stream] = []  # whose graphs are gone
 
     def capture(self, run: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
         with torch.cuda.device(self._device):
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            current = torch.cuda.current_stream()
+            side = self._streams.pop() if self._streams else torch.cuda.Stream()
             side.wait_stream(current)
             with torch.cuda.stream(side):
                 for _ in range(WARM_UPS):
@@ -55,13 +71,16 @@ class CudaGraphs(Graphs):
                     run()
             graph = torch.cuda.CUDAGraph()
             # Other threads may go on using the device meanwhile.
-            with torch.cuda.graph(
+            recorder = torch.cuda.graph(
                 graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
-            ):
+            )
+            with recording, recorder:
                 run()
             current.wait_stream(side)
         reset()
-        return _Recorded(graph, run)
+        recorded = _Recorded(graph, run)
+        weakref.finalize(recorded, self._streams.append, side).atexit = False
+        return recorded
 
 
 class _Recorded:

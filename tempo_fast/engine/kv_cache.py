@@ -10,6 +10,7 @@ from itertools import accumulate, groupby
 import torch
 
 from tempo_fast.checkpoint.config import DecoderConfig
+from tempo_fast.engine.streams import upload
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ class Packing:
     @cached_property
     def cu_seqlens(self) -> torch.Tensor:
         """int64 [n + 1]: where each sequence starts in the packed tokens."""
-        return _upload(torch.tensor((0, *self.new)).cumsum(0), self.device)
+        return upload(torch.tensor((0, *self.new)).cumsum(0), self.device)
 
     @cached_property
     def slots(self) -> torch.Tensor:
         """int64 [T]: the place of each new token in the cache seen as [n · capacity] tokens."""
         first = torch.tensor(self.rows) * self.capacity + torch.tensor(self.past)
-        return _upload(_places(first, torch.tensor(self.new)), self.device)
+        return upload(_places(first, torch.tensor(self.new)), self.device)
 
     @property
     def _filled(self) -> list[tuple[int, int, int]]:
@@ -98,7 +99,7 @@ class Packing:
         n, totals = len(rows), [p + q for p, q in zip(past, new, strict=True)]
         starts = [row * self.capacity for row in (*rows, rows[-1] + 1)]
         numbers = (*accumulate(new, initial=0), *starts, *totals, *rows)
-        uploaded = _upload(torch.tensor(numbers, dtype=torch.int32), self.device)
+        uploaded = upload(torch.tensor(numbers, dtype=torch.int32), self.device)
         return Spans(
             *uploaded.split((n + 1, n + 1, n, n)),
             max_q=max(new),
@@ -117,7 +118,7 @@ class Packing:
         first = torch.tensor([row * self.capacity for row, _, _ in self._filled])
         totals = torch.tensor([past + new for _, new, past in self._filled])
         starts = torch.cat((totals.new_zeros(1), totals.cumsum(0))).int()
-        return _upload(_places(first, totals), self.device), _upload(starts, self.device)
+        return upload(_places(first, totals), self.device), upload(starts, self.device)
 
     @cached_property
     def last(self) -> torch.Tensor:
@@ -157,13 +158,6 @@ def _places(first: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return first.repeat_interleave(counts) + within
 
 
-def _upload(host: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`host` on the device, without making the host wait for what is queued there."""
-    if device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True)
-
-
 class KVCache:
     """Keys and values of n sequences in rows of equal capacity.
 
@@ -191,6 +185,7 @@ class KVCache:
         self.keys = [self._zeros(capacity) for _ in range(config.layers)]
         self.values = [self._zeros(capacity) for _ in range(config.layers)]
 
+    @torch.inference_mode(False)  # else it could be written to in that mode alone
     def _zeros(self, capacity: int) -> torch.Tensor:
         shape = (len(self.lengths), capacity, self.config.kv_heads, self.config.head_dim)
         # Attention kernels and captured steps multiply the values behind a row's tokens by 0, and

@@ -169,7 +169,7 @@ def plan_memory(
     )
     memory_tokens = 2 * work.segments * config.memory_tokens * compressor.width * itemsize
     for placement in PLACEMENTS:
-        if placement == "host" and not _host_takes(meter, plan.segment_cache):
+        if placement == "host" and not _host_takes(meter, plan.segment_cache, compressor.layers):
             continue
         tokens = chunk_tokens
         while True:
@@ -186,9 +186,11 @@ def plan_memory(
     return plan
 
 
-def _host_takes(meter: Meter, count: int) -> bool:
-    """Whether the host has memory of its own for `count` bytes."""
+def _host_takes(meter: Meter, count: int, layers: int) -> bool:
+    """Whether the host has memory of its own for the `count` bytes of a kv cache."""
     if not meter.separate:
         return False
     free = meter.host_free()
-    return free is None or count <= HOST_SHARE * free
+    # torch makes pinned blocks as large as the next power of two.
+    block = 1 << (-(-count // (2 * layers)) - 1).bit_length()
+    return free is None or 2 * layers * block <= HOST_SHARE * free

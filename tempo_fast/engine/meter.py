@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from tempo_fast.engine.graphs import recording
+
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -67,8 +69,9 @@ class CudaMeter(Meter):
 
     def release(self) -> None:
         # Work that was queued before the failure still holds its tensors.
-        torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
+        with recording:
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
 
 
 def meter_of(device: torch.device) -> Meter:
@@ -80,6 +83,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the device or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU's allocator and cuBLAS have no exception of their own.
-    words = ("can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    # The CPU's allocator, pinned memory, Triton and cuBLAS have no exception of their own.
+    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -27,6 +27,7 @@ from tempo_kernels.greedy import greedy, greedy_ref
 from tempo_kernels.grid_table import grid_table, grid_table_ref
 from tempo_kernels.launch import HAS_TRITON, INTERPRETED
 from tempo_kernels.layer_norm import add_layer_norm, add_layer_norm_ref, layer_norm, layer_norm_ref
+from tempo_kernels.packing import MAX_SEGMENTS
 from tempo_kernels.preprocess import preprocess, preprocess_ref
 from tempo_kernels.qk_norm_rope import qk_norm_rope, qk_norm_rope_ref
 from tempo_kernels.relevance import relevance, relevance_ref
@@ -64,13 +65,22 @@ def uses_kernels(device: torch.device) -> bool:
     return _mode == "triton"
 
 
-def _operation(kernel: Callable, plain: Callable) -> Callable:
-    """An operation that runs as `kernel` or as `plain`, by the device of its first argument."""
+def _operation(kernel: Callable, plain: Callable, segments: int | None = None) -> Callable:
+    """An operation that runs as `kernel` or as `plain`, by the device of its first argument.
+
+    segments: which argument has a value for each segment, where the kernel has a limit on them.
+    """
 
     @wraps(kernel)
-    def run(first: torch.Tensor, *args, **kwargs):
-        chosen = kernel if uses_kernels(first.device) else plain
-        return chosen(first, *args, **kwargs)
+    def run(*args, **kwargs):
+        device = args[0].device
+        fits = segments is None or len(args[segments]) <= MAX_SEGMENTS
+        if not (fits and uses_kernels(device)):
+            return plain(*args, **kwargs)
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):  # where Triton launches
+                return kernel(*args, **kwargs)
+        return kernel(*args, **kwargs)
 
     return run
 
@@ -92,7 +102,7 @@ grid_table = _operation(grid_table, grid_table_ref)
 preprocess = _operation(preprocess, preprocess_ref)
 relevance = _operation(relevance, relevance_ref)
 allocate = _operation(allocate, allocate_ref)
-select = _operation(select, select_ref)
-assemble = _operation(assemble, assemble_ref)
+select = _operation(select, select_ref, segments=1)
+assemble = _operation(assemble, assemble_ref, segments=5)
 greedy = _operation(greedy, greedy_ref)
 sample = _operation(sample, sample_ref)

@@ -92,6 +92,7 @@ class CudaLanes(Lanes):
     @contextmanager
     def on(self, lane: str) -> Iterator[None]:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._begin = begin
         with torch.cuda.stream(self._streams[lane]):
             begin.record()
             yield
@@ -109,6 +110,7 @@ class CudaLanes(Lanes):
         stream.wait_event(mark)
         for tensor in tensors:
             tensor.record_stream(stream)
+        self._begin.record()  # what it waited for counts where it was done
 
     def end_chunk(self) -> None:
         self._ends.append(self.mark())
@@ -117,12 +119,12 @@ class CudaLanes(Lanes):
 
     def __enter__(self) -> CudaLanes:
         for stream in self._streams.values():
-            stream.wait_stream(torch.cuda.current_stream())
+            stream.wait_stream(torch.cuda.current_stream(stream.device))
         return self
 
     def __exit__(self, *exception: object) -> None:
         for stream in self._streams.values():
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.current_stream(stream.device).wait_stream(stream)
             stream.synchronize()
         for stage, begin, end in self._timed:
             self.clock.add(stage, begin.elapsed_time(end) / 1000)
@@ -139,18 +141,18 @@ class Turns:
     """`with turns:` for buffers that serve one thread at a time, and one stream at a time."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._lock = threading.Lock()
         self._last: torch.cuda.Event | None = None
 
     def __enter__(self) -> None:
         self._lock.acquire()
         if self._last is not None:
-            torch.cuda.current_stream().wait_event(self._last)
+            torch.cuda.current_stream(self._device).wait_event(self._last)
 
     def __exit__(self, *exception: object) -> None:
-        if self._cuda:
-            self._last = torch.cuda.current_stream().record_event()
+        if self._device.type == "cuda":
+            self._last = torch.cuda.current_stream(self._device).record_event()
         self._lock.release()
 
 

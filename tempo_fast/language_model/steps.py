@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from tempo_fast.engine.graphs import Graphs, graphs_for
+from tempo_fast.engine.graphs import Graphs, buffer, graphs_for
 from tempo_fast.engine.step import Step
 from tempo_fast.language_model.sampling import Sampler
 from tempo_fast.models.tempo import TempoModel
@@ -37,7 +37,7 @@ class CapturedSteps:
         self.cache = model.language_model.new_cache(1, CACHE_STEP)
 
         def zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
-            return torch.zeros(count, dtype=dtype, device=model.lm_head.device)
+            return buffer(count, dtype=dtype, device=model.lm_head.device)
 
         self._token, self._position = zeros(1, torch.int64), zeros(1, torch.int64)
         self._place, self._tokens = zeros(1, torch.int64), zeros(BLOCK, torch.int64)

@@ -150,9 +150,11 @@ class VisionEncoder(nn.Module):
         visual tokens [n, P / merge², out_width] and the deepstack features, one such tensor a
         deepstack layer.
         """
-        if grid not in self._tables:
-            self._tables = {grid: self._grid_tables(*grid)}
-        table, *turn = self._tables[grid]
+        tables = self._tables.get(grid)
+        if tables is None:  # another thread may put those of another grid there
+            tables = self._grid_tables(*grid)
+            self._tables = {grid: tables}
+        table, *turn = tables
         x = self.patch_embed["proj"](patches) + table
         update, features = None, []
         for i, block in enumerate(self.blocks):
