@@ -63,13 +63,21 @@ skip() { # NAME REASON
   record "$1" "not run" 0 0
 }
 
+# A process a file, eight at once: most of the time is Triton compiling. 5: no test was selected.
+files_of_tests() { # NAME LIMIT MARK FILE…
+  step "$1" "$2" env PYTHON="$PYTHON" MARK="$3" bash -c '
+    printf "%s\n" "$@" | xargs -P 8 -I{} bash -c \
+      "\"\$PYTHON\" -m pytest -q -p no:cacheprovider -rs -m \"\$MARK\" {} || [ \$? = 5 ]"' _ "${@:4}"
+}
+
 pytest() { step "$1" "$2" "$PYTHON" -m pytest -p no:cacheprovider -rs "${@:3}"; }
 
 if [ "$DRY" = 1 ]; then
   export TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   SMALL=(--size tiny --rounds 1 --new-tokens 3 --videos 1 --questions 2 --cases 9:32)
   step environment 400 "$PYTHON" -m tempo_fast info
-  pytest kernels 400 tests/kernels/test_greedy.py tests/kernels/test_deepstack_add.py
+  files_of_tests kernels 400 "not gpu" tests/kernels/test_greedy.py \
+    tests/kernels/test_deepstack_add.py
   pytest golden 400 tests/test_golden.py -k "cpu and one_segment"
   pytest gpu-tests 400 -m gpu tests --ignore tests/kernels --collect-only
   skip sanitizer "compute-sanitizer needs a GPU"
@@ -78,16 +86,19 @@ if [ "$DRY" = 1 ]; then
     --rows "$OUT/stages.json"
   pytest bench-questions 400 benchmarks/test_end_to_end.py -k "question" "${SMALL[@]}" \
     --rows "$OUT/end_to_end.json"
+  pytest bench-settings 400 benchmarks/test_settings.py "${SMALL[@]}" --rows "$OUT/settings.json"
   pytest bench-throughput 400 benchmarks/test_end_to_end.py -k throughput "${SMALL[@]}" \
     --rows "$OUT/throughput.json"
   step profile 400 "$PYTHON" -m benchmarks.profile_size tiny 9 "$OUT/profile"
 else
-  step environment 20 bash -c "nvidia-smi; '$PYTHON' -m tempo_fast info"
-  pytest kernels 150 -m gpu tests/kernels
-  pytest golden 60 -m gpu tests/test_golden.py
+  step environment 60 bash -c "nvidia-smi; '$PYTHON' -m tempo_fast info"
+  files_of_tests kernels 150 gpu tests/kernels/test_*.py
+  pytest golden 90 -m gpu tests/test_golden.py
   pytest gpu-tests 100 -m gpu tests --ignore tests/kernels --ignore tests/test_golden.py
   if command -v compute-sanitizer >/dev/null; then
-    step sanitizer 60 compute-sanitizer --error-exitcode 1 "$PYTHON" -m tempo_kernels.smoke
+    # Of errors that CUDA's calls return, torch hears itself; its start-up asks for what may fail.
+    step sanitizer 60 compute-sanitizer --error-exitcode 1 --report-api-errors no \
+      "$PYTHON" -m tempo_kernels.smoke
   else
     skip sanitizer "there is no compute-sanitizer on this machine"
   fi
@@ -96,6 +107,8 @@ else
     --rows "$OUT/stages.json"
   pytest bench-questions 100 benchmarks/test_end_to_end.py -k question "${FULL[@]}" 1024:8192 \
     --rounds 2 --rows "$OUT/end_to_end.json"
+  pytest bench-settings 70 benchmarks/test_settings.py "${FULL[@]}" 1024:8192 --rounds 2 \
+    --rows "$OUT/settings.json"
   step profile 50 "$PYTHON" -m benchmarks.profile_size tempo-6b 256 "$OUT/profile"
   pytest bench-kernels 80 benchmarks/test_kernels.py -k "not compiled" --rows "$OUT/kernels.json"
   pytest bench-throughput 50 benchmarks/test_end_to_end.py -k throughput "${FULL[@]}" 256:8192 \

@@ -16,7 +16,7 @@ def report(terminal, rows: list[dict], kernels: list[dict], videos: list[dict]) 
     if kernels:
         _kernels(terminal, kernels)
     if rows:
-        terminal.section("engine against baseline")
+        terminal.section("engine against others")
         for row in rows:
             terminal.write_line(line(row))
 
@@ -32,11 +32,12 @@ def line(row: dict) -> str:
         text += f" {engine['seconds']:9.4f} s"
     elif "peak_bytes" in engine:
         text += f" {engine['peak_bytes'] / 1e9:7.2f} GB"
-    for opponent in ("baseline", "upstream"):
-        other = row.get(opponent)
-        if other and "missing" in other:
+    for opponent, other in row.items():
+        if not isinstance(other, dict):
+            continue
+        if "missing" in other:
             text += f"  {opponent} not measured: {other['missing']}"
-        elif other:
+        elif "ratio" in other:
             text += f"  {other['ratio']:6.2f} × {opponent}"
     if "share_of_floor" in row:
         text += f"  {row['share_of_floor']:5.1%} of floor"

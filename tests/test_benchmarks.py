@@ -161,14 +161,21 @@ def test_whole_questions_make_their_rows(tmp_path):
     """One process, as `make bench` runs it, on nine frames."""
     rows = tmp_path / "rows.json"
     small = ["--cases", "9:32", "--rounds", "1", "--new-tokens", "3", "--videos", "1"]
-    done = bench("benchmarks/test_end_to_end.py", *small, "--threads", "1", "--rows", str(rows))
+    files = ("benchmarks/test_end_to_end.py", "benchmarks/test_settings.py")
+    done = bench(*files, *small, "--threads", "1", "--rows", str(rows))
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(rows.read_text())
     assert record["kind"] == "benchmarks" and record["failed"] == 0 and record["gpu"] is None
     assert record["ceilings"][0]["flops"] > 0
     found = {row["name"]: row for row in record["rows"]}
+    by_setting = [found.pop(f"{which} question, by setting") for which in ("first", "later")]
     assert list(found) == ["first question", "later question", "throughput", "peak memory"]
     assert all(row["baseline"]["ratio"] > 0 for row in found.values())
+    for row in by_setting:
+        assert row["suite"] == "settings" and "baseline" not in row
+        for setting in ("graphs", "streams", "graphs and streams"):
+            assert row[setting]["ratio"] > 0 and row[setting]["first_token_seconds"] > 0
+        assert "× graphs and streams" in done.stdout
     first, later = found["first question"], found["later question"]
     for row in (first, later):
         assert 0 < row["engine"]["first_token_seconds"] < row["engine"]["seconds"]

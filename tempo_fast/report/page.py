@@ -132,15 +132,15 @@ def _benchmarks(results: Results) -> str:
     tables = []
     comparisons = [row for row in results.rows if row["suite"] != "kernels"]
     kernels = [row for row in results.rows if row["suite"] == "kernels"]
-    if comparisons:
-        opponents = [
-            name for name in ("baseline", "upstream") if any(name in r for r in comparisons)
-        ]
+    settings = [row for row in comparisons if row["suite"] == "settings"]
+    others = [row for row in comparisons if row["suite"] != "settings"]
+    for rows in filter(None, (others, settings)):
+        opponents = list(dict.fromkeys(name for row in rows for name in _opponents(row)))
         head = ["what", "size", "frames", "budget", "engine", "first token", "peak"]
         for name in opponents:
             head += [name, "engine is"]
         head += ["floor", "share of floor"]
-        tables.append(_table(head, [_comparison(row, opponents) for row in comparisons]))
+        tables.append(_table(head, [_comparison(row, opponents) for row in rows]))
     if kernels:
         head = ["kernel", "implementation", "µs", "GB/s", "share of copy"]
         lines = [
@@ -155,6 +155,12 @@ def _benchmarks(results: Results) -> str:
         ]
         tables.append(_table(head, lines))
     return "\n\n".join(tables) or f"{NOT_MEASURED}."
+
+
+def _opponents(row: dict[str, Any]) -> list[str]:
+    """Whom the engine is compared with: each has a ratio, or says why it has none."""
+    entries = ((name, entry) for name, entry in row.items() if isinstance(entry, dict))
+    return [name for name, entry in entries if "ratio" in entry or "missing" in entry]
 
 
 def _comparison(row: dict[str, Any], opponents: Sequence[str]) -> list[str]:

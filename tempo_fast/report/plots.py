@@ -64,7 +64,7 @@ def draw_frames(results: Sequence[Results]) -> bytes | None:
     """Seconds to the first token over the number of frames, first and later question."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in _comparisons(results):
-        if "first_token_seconds" in row.get("engine", {}):
+        if row["suite"] == "end to end" and "first_token_seconds" in row.get("engine", {}):
             groups[_where(row)].append(row)
     return _draw(groups, _frames)
 
