@@ -110,9 +110,9 @@ class Comparison:
     ) -> dict:
         """Check once, then time both in turns.
 
-        opponents: by name, `baseline` first; one that runs out of the GPU's memory is left out and
-        the row says so. check(engine's result, opponents' results) raises for other work; without
-        any opponent left there is no row. floor: of the engine's work. facts: into the row.
+        opponents: by name; one that runs out of the GPU's memory is left out and the row says so.
+        check(engine's result, opponents' results) raises for other work; without any opponent left
+        there is no row. floor: of the engine's work. facts: into the row.
         """
         ours = Timed(engine, self.models.device)
         theirs: dict[str, Timed] = {}

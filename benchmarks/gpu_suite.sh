@@ -67,7 +67,7 @@ skip() { # NAME REASON
 files_of_tests() { # NAME LIMIT MARK FILE…
   step "$1" "$2" env PYTHON="$PYTHON" MARK="$3" bash -c '
     printf "%s\n" "$@" | xargs -P 8 -I{} bash -c \
-      "\"\$PYTHON\" -m pytest -q -p no:cacheprovider -rs -m \"\$MARK\" {} || [ \$? = 5 ]"' _ "${@:4}"
+      "\"\$PYTHON\" -m pytest -p no:cacheprovider -rs -m \"\$MARK\" {} || [ \$? = 5 ]"' _ "${@:4}"
 }
 
 pytest() { step "$1" "$2" "$PYTHON" -m pytest -p no:cacheprovider -rs "${@:3}"; }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tempo_fast import ModelError, OptionError, TempoFastPipeline
-from tempo_fast.engine.graphs import WARM_UPS, EagerGraphs
+from tempo_fast.engine.graphs import STREAMS, WARM_UPS, EagerGraphs, RecordingStreams
 from tempo_fast.language_model.generation import Generation
 from tempo_fast.language_model.sampling import Sampler
 from tempo_fast.language_model.steps import BLOCK, CACHE_STEP, MOST_GRAPHS, StepPool
@@ -178,3 +178,12 @@ def test_graphs_and_streams_are_off_unless_asked_for(pipe, golden):
     assert (both.graphs, both.streams) == (True, True)
     with pytest.raises(OptionError, match="graphs"):
         TempoFastPipeline.from_pretrained(golden / "nowhere", graphs="yes")
+
+
+def test_a_stream_to_record_on_serves_one_graph_at_a_time(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda priority: object())
+    streams = RecordingStreams()
+    taken = [streams.take() for _ in range(STREAMS)]
+    assert len(set(taken)) == STREAMS and streams.take() is None
+    streams.give_back(taken[3])
+    assert streams.take() is taken[3] and streams.take() is None

@@ -32,8 +32,8 @@ from torch import Tensor
 
 from tempo_kernels.language import tl, triton
 from tempo_kernels.launch import Variant, check, check_tensor
+from tempo_kernels.packing import MAX_SEGMENTS
 
-MAX_SEGMENTS = 4096
 # With it every sum of tokens fits an int32.
 MAX_TOKENS = 2**18
 # (segments, warps) of each configuration; the smallest that holds S is launched.

@@ -15,6 +15,8 @@ import torch
 
 # Kernels are compiled and libraries take their workspaces before a recording.
 WARM_UPS = 2
+# torch's of one priority.
+STREAMS = 32
 # Held while something is recorded: to wait for the whole device then, from any thread, breaks it.
 recording = threading.Lock()
 
@@ -48,39 +50,87 @@ class EagerGraphs(Graphs):
         return run
 
 
-class CudaGraphs(Graphs):
-    """CUDA graphs on a device, which share one pool of memory for what lives within a replay.
+class RecordingStreams:
+    """A device's streams to record on, each for one living graph in the whole process.
 
-    Each living graph has the stream that it was recorded on to itself: cuBLAS has one workspace a
-    stream, which is baked into the graph, and torch hands its 32 streams out in turn.
+    cuBLAS has a workspace a stream. It is baked into a graph, and torch frees it with the first
+    graph that was recorded there and goes (pytorch issue 193402). torch hands the streams of a
+    priority out in turn; these have another than the lanes', so that they are none of those.
+    """
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._idle: list[torch.cuda.Stream] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> torch.cuda.Stream | None:
+        """A stream of the current device; None while all are in use."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            if self._made == STREAMS:
+                return None
+            self._made += 1
+            return torch.cuda.Stream(priority=-1)
+
+    def give_back(self, stream: torch.cuda.Stream) -> None:
+        """Its graph is gone."""
+        self._idle.append(stream)  # without the lock, which a collection may find taken
+
+
+_streams: dict[int, RecordingStreams] = {}
+
+
+def streams_of(device: int) -> RecordingStreams:
+    """Those of a CUDA device, by its index."""
+    return _streams.setdefault(device, RecordingStreams())
+
+
+class CudaGraphs(Graphs):
+    """CUDA graphs on a device, in one pool of memory.
+
+    Each keeps what lives within its replay: torch reuses memory of a pool on one stream only. Where
+    no stream is left, nothing is recorded, and a replay is another run.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._streams: list[torch.cuda.Stream] = []  # whose graphs are gone
 
     def capture(self, run: Callable[[], None], reset: Callable[[], None]) -> Callable[[], None]:
         with torch.cuda.device(self._device):
-            current = torch.cuda.current_stream()
-            side = self._streams.pop() if self._streams else torch.cuda.Stream()
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UPS):
-                    reset()
-                    run()
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may go on using the device meanwhile.
-            recorder = torch.cuda.graph(
-                graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
-            )
-            with recording, recorder:
-                run()
-            current.wait_stream(side)
+            streams = streams_of(torch.cuda.current_device())
+            side = streams.take()
+            if side is None:
+                return EagerGraphs().capture(run, reset)
+            try:
+                graph = self._record(side, run, reset)
+            except BaseException:
+                streams.give_back(side)
+                raise
         reset()
         recorded = _Recorded(graph, run)
-        weakref.finalize(recorded, self._streams.append, side).atexit = False
+        weakref.finalize(recorded, streams.give_back, side).atexit = False
         return recorded
+
+    def _record(
+        self, side: torch.cuda.Stream, run: Callable[[], None], reset: Callable[[], None]
+    ) -> torch.cuda.CUDAGraph:
+        current = torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                reset()
+                run()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on using the device meanwhile.
+        recorder = torch.cuda.graph(
+            graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+        )
+        with recording, recorder:
+            run()
+        current.wait_stream(side)
+        return graph
 
 
 class _Recorded:

@@ -167,9 +167,11 @@ def plan_memory(
         chunk_tokens=chunk_tokens,
         placement="device",
     )
+    # Rows that wait in the host have no room for a question.
+    hosted = work.segments * cache_bytes(compressor, work.system + work.visual, itemsize)
     memory_tokens = 2 * work.segments * config.memory_tokens * compressor.width * itemsize
     for placement in PLACEMENTS:
-        if placement == "host" and not _host_takes(meter, plan.segment_cache, compressor.layers):
+        if placement == "host" and not _host_takes(meter, hosted, compressor.layers):
             continue
         tokens = chunk_tokens
         while True:

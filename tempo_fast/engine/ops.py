@@ -5,6 +5,7 @@ Each has a kernel's launcher and a plain PyTorch reference with the same argumen
 
   auto    kernels for CUDA tensors where Triton is installed, references otherwise (the default).
   triton  kernels always; on a CPU that needs Triton's interpreter (TRITON_INTERPRET=1).
+          (Where one has a limit on segments, the reference runs beyond it.)
   torch   references always.
 
 The environment variable TEMPO_FAST_KERNELS sets it for a whole process.
