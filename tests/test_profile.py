@@ -136,7 +136,8 @@ class _Nothing:
 def test_nvtx_ranges_on_cuda(monkeypatch):
     pushed = []
     monkeypatch.setattr(torch.cuda.nvtx, "range", lambda name: pushed.append(name) or _Nothing())
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: pushed.append("synchronized"))
+    stream = SimpleNamespace(synchronize=lambda: pushed.append("synchronized"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     clock = clocks.Clock(torch.device("cuda"))
     with clocks.named_stages(), clock("compress"):
         pass
