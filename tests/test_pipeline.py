@@ -397,14 +397,3 @@ def test_opening_beside_asking_keeps_special_tokens_apart(pipe):
     finally:
         sys.setswitchinterval(interval)
     assert wrong == []
-
-
-@pytest.mark.parametrize("graphs", [False, True])
-def test_what_was_made_in_inference_mode_is_used_outside_of_it(golden, clip_frames, graphs):
-    folder = golden / "checkpoint" / "tiny-tempo"
-    pipe = TempoFastPipeline.from_pretrained(folder, graphs=graphs)
-    with torch.inference_mode():
-        video = pipe.open(clip_frames[:16], fps=2.0)
-        first = video.ask("What moves?", max_new_tokens=4)
-    with video:
-        assert video.ask("What moves?", max_new_tokens=4).token_ids == first.token_ids
