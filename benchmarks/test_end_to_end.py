@@ -9,7 +9,6 @@ threads that wait for each other spin. `--upstream PATH` adds the published code
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -22,29 +21,7 @@ from . import floors, peak_memory
 from .agreement import check_choices, check_same
 from .floors import Floor
 from .sizes import QUESTIONS, Models
-from .workload import FIRST, FPS, LATER, make_video, work_of
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An answer and the seconds to its first token. timings: by stage."""
-
-    answer: Any
-    first_token_seconds: float
-    timings: dict[str, float]
-
-
-def ask(engine: Callable[..., Answer], query: str, *video: object, **options: object) -> Asked:
-    """`engine(*video, query)` with the moment of its first token."""
-    moments: list[float] = []
-
-    def progress(stage: str, done: int, total: int) -> None:
-        if stage == "generate" and not moments:
-            moments.append(perf_counter())
-
-    began = perf_counter()
-    answer = engine(*video, query, progress=progress, **options)
-    return Asked(answer, moments[0] - began, answer.timings)
+from .workload import FIRST, FPS, LATER, Asked, ask, make_video, work_of
 
 
 class Questions:

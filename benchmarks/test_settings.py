@@ -16,8 +16,7 @@ import torch
 from tempo_fast import TempoFastPipeline
 
 from .agreement import check_choices
-from .test_end_to_end import Asked, ask
-from .workload import FIRST, FPS, LATER, make_video
+from .workload import FIRST, FPS, LATER, Asked, ask, make_video
 
 PLAIN = {"graphs": False, "streams": False}
 SETTINGS = {

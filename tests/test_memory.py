@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -11,6 +13,7 @@ from tempo_fast.compression.compressor import Compressor
 from tempo_fast.engine import meter as meters
 from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.memory import (
+    HOST_SHARE,
     SHARE,
     MemoryPlan,
     Work,
@@ -99,6 +102,17 @@ def test_no_host_beside_the_device_or_too_little_of_it_drops(pipe):
     assert plan(pipe, short).placement == "dropped"
     assert plan(pipe, short, 1 << 40).placement == "host"
     assert plan(pipe, short, short).placement == "dropped"
+
+
+def test_pinned_blocks_count_as_large_as_they_are_made(pipe):
+    short, config = plan(pipe, 1 << 40).segment_cache, pipe.config.compressor
+    tokens = WORK.segments * (WORK.system + WORK.visual)
+    block = tokens * config.kv_heads * config.head_dim * 2  # keys or values of a layer
+    made = 1 << (block - 1).bit_length()
+    assert block < made
+    enough = math.ceil(2 * config.layers * made / HOST_SHARE)
+    assert plan(pipe, short, enough).placement == "host"
+    assert plan(pipe, short, enough - 2).placement == "dropped"
 
 
 def test_memory_that_nobody_knows_is_enough(pipe):
@@ -299,6 +313,8 @@ def test_other_errors_are_left_alone():
         list(in_chunks([1], memory, FakeMeter(None), work))
     assert not is_out_of_memory(ValueError("can't allocate memory"))
     assert is_out_of_memory(torch.OutOfMemoryError("any words"))
+    for words in ("CUDA error: out of memory", "Triton Error [CUDA]: out of memory"):
+        assert is_out_of_memory(RuntimeError(words))
 
 
 def test_the_hosts_free_memory(tmp_path, monkeypatch):

@@ -105,6 +105,19 @@ def test_a_line_over_frames_is_of_one_budget(monkeypatch, tmp_path):
     assert drawn == [[64, 256, 1024]] * 3  # engine, baseline, floor
 
 
+def test_settings_of_the_engine_have_a_table_of_their_own(tmp_path):
+    found = question("first question, by setting", 1024, 0.4) | {"suite": "settings"}
+    del found["baseline"], found["first_token_floor"]
+    found["graphs and streams"] = side(0.9, ratio=0.45)
+    results = read_results([write(tmp_path / "x.json", [row("vision"), found])])
+    tables = [part for part in render(results, []).split("\n\n") if part.startswith("| what")]
+    assert len(tables) == 2
+    assert "baseline" in tables[0] and "graphs" not in tables[0]
+    assert "graphs and streams" in tables[1] and "baseline" not in tables[1]
+    assert "0.45×" in tables[1]
+    assert plots.draw_frames(results) is None
+
+
 def test_nothing_measured_is_said(tmp_path):
     (stale := tmp_path / "stages.png").write_bytes(b"of another report")
     (page,) = write_report([], tmp_path)

@@ -105,7 +105,7 @@ class CudaGraphs(Graphs):
                 return EagerGraphs().capture(run, reset)
             try:
                 graph = self._record(side, run, reset)
-            except BaseException:
+            except BaseException:  # an interrupt too, or the stream would be gone for good
                 streams.give_back(side)
                 raise
         reset()
