@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from tempo_fast.address import is_url
 from tempo_fast.errors import TempoError, VideoError
@@ -49,6 +56,38 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:  # Ctrl-C too must leave no part of a file; raised on below
         part.unlink(missing_ok=True)
         raise
+
+
+def open_alone(path: Path) -> BinaryIO:
+    """Open a file to append to, unbuffered, for one run at a time; where there is none, make it.
+
+    Raises TempoError while another run has it. Windows, and file systems without locks, let all in.
+    """
+    file = path.open("ab", buffering=0)
+    try:
+        if fcntl is not None:
+            _lock(file)
+        # A run that had it before may have put another file in its place.
+        if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise BlockingIOError
+    except BlockingIOError as error:
+        file.close()
+        raise TempoError(
+            f"another run is writing to {path}: wait until it has ended, or choose another --output"
+        ) from error
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock an open file until it is closed, or until the process ends however it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def check_destination(path: Path) -> None:

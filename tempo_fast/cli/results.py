@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tempo_fast.cli.files import check_destination, dumps, write_atomically
+from tempo_fast.cli.files import check_destination, dumps, open_alone, write_atomically
 from tempo_fast.errors import TempoError
 
 START_OF_LINE = b'{"index": '
@@ -33,7 +33,8 @@ class ResultFile:
     (they hold an "error"), so that those are tried again.
 
     settings: what every line says of how it was made. Raises TempoError if the file holds anything
-    else, such as answers to other entries or with other settings; it is then left as it was.
+    else, such as answers to other entries or with other settings, or while another run writes to
+    it; it is then left as it was.
     """
 
     def __init__(self, path: Path, entries: Sequence[Entry], settings: dict[str, Any]) -> None:
@@ -43,11 +44,17 @@ class ResultFile:
         self.path = path
         self.done: set[int] = set()
         self._settings = json.loads(dumps(settings))
-        before = path.read_bytes() if path.exists() else b""
-        after = self._kept(before, entries)
-        if after != before:
-            write_atomically(path, after)
-        self._file = path.open("ab", buffering=0)
+        self._file = open_alone(path)
+        try:
+            before = path.read_bytes()
+            after = self._kept(before, entries)
+            if after != before:
+                write_atomically(path, after)
+                with self._file:  # the one that was replaced
+                    self._file = open_alone(path)
+        except BaseException:
+            self._file.close()
+            raise
 
     def append(self, entry: Entry, outcome: dict[str, Any]) -> None:
         """Write the line of an entry and wait until it is on the disk."""
