@@ -118,10 +118,13 @@ class CudaGraphs(Graphs):
     ) -> torch.cuda.CUDAGraph:
         current = torch.cuda.current_stream()
         side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                reset()
-                run()
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    reset()
+                    run()
+        finally:
+            current.wait_stream(side)  # for what it reads and writes, also where it has failed
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the device meanwhile.
         recorder = torch.cuda.graph(
@@ -129,7 +132,6 @@ class CudaGraphs(Graphs):
         )
         with recording, recorder:
             run()
-        current.wait_stream(side)
         return graph
 
 

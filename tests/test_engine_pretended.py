@@ -1,0 +1,188 @@
+"""The engine's CUDA side on a pretended GPU: the CPU's answers, in order on every stream, and no
+wait or host's number in a recording. On a real one `test_engine_cuda` asks the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tempo_fast import TempoFastPipeline
+from tempo_fast.compression.captured import CapturedPrefill
+from tempo_fast.engine.streams import CudaLanes
+from tempo_fast.language_model.steps import BLOCK
+from tempo_kernels.launch import HAS_TRITON, INTERPRETED
+
+from . import fake_flash
+from .pretend_cuda import pretend_cuda
+from .pretend_streams import RefusedError
+
+if not (HAS_TRITON and INTERPRETED):
+    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
+
+QUESTION, OPENING = "What moves?", {"fps": 2.0, "frame_windows": 2}
+ASKING = {"visual_token_budget": 24, "max_new_tokens": BLOCK + 4, "temperature": 0.8, "seed": 1}
+SETTINGS = [
+    pytest.param(graphs, streams, id=name)
+    for graphs, streams, name in (
+        (False, False, "plain"),
+        (True, False, "graphs"),
+        (False, True, "streams"),
+        (True, True, "graphs and streams"),
+    )
+]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    with pretend_cuda(monkeypatch) as device:
+        yield device
+
+
+@pytest.fixture
+def make(gpu, golden):
+    """make(**options) → a pipeline on the GPU, a segment a chunk."""
+
+    def make(**options) -> TempoFastPipeline:
+        folder = golden / "checkpoint" / "tiny-tempo"
+        pipe = TempoFastPipeline.from_pretrained(folder, device="cuda", **options)
+        pipe._compressors["video"].chunk_tokens = 1
+        return pipe
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def frames(clip_frames):
+    return clip_frames[:6]
+
+
+@pytest.fixture(scope="module")
+def expected(pipe, frames):
+    """What the CPU answers."""
+    return pipe(frames, QUESTION, **OPENING, **ASKING)
+
+
+def check(answer, expected) -> None:
+    assert answer.token_ids == expected.token_ids
+    assert answer.allocations == expected.allocations
+    assert answer.relevance == pytest.approx(expected.relevance, abs=1e-5)
+
+
+@pytest.mark.parametrize("graphs, streams", SETTINGS)
+@pytest.mark.parametrize("placement", ["device", "host", "dropped"])
+def test_answers_are_the_hosts(
+    make, gpu, frames, expected, monkeypatch, graphs, streams, placement
+):
+    monkeypatch.setattr("tempo_fast.engine.memory.PLACEMENTS", (placement,))
+    pipe = make(graphs=graphs, streams=streams)
+    for _ in range(2):  # chunks are captured when a shape comes the second time
+        with pipe.open(frames, **OPENING) as video:
+            for _ in range(2):
+                answer = video.ask(QUESTION, **ASKING)
+                check(answer, expected)
+    assert answer.memory["placement"] == placement
+    assert bool(gpu.replays) == graphs
+
+
+@pytest.mark.parametrize("graphs, streams", [(False, False), (True, True)])
+def test_an_image(make, golden_case, graphs, streams):
+    case = golden_case("image")
+    answer = make(graphs=graphs, streams=streams)(case.video, case.query, max_new_tokens=6)
+    assert answer.token_ids == case.tensors["generated_ids"][:6].tolist()
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        {"lazy": False},
+        {"dynamic_compress": False},
+        {"temperature": 0.0},
+        {"pruning": "topk"},
+        *({"strategy": name} for name in ("tail", "random", "uniform", "shuffled", "tome", "none")),
+    ],
+    ids=lambda asking: "-".join(map(str, *asking.items())),
+)
+def test_every_way_to_ask(make, pipe, frames, asking):
+    asking = {**ASKING, "max_new_tokens": 2, **asking}
+    check(
+        make()(frames, QUESTION, **OPENING, **asking), pipe(frames, QUESTION, **OPENING, **asking)
+    )
+
+
+@pytest.fixture
+def packages(gpu, monkeypatch):
+    """The attention packages' stand-ins, as operations of the device."""
+    modules = {"flash_attn": fake_flash.flash_attn(), "flash_attn_interface": None}
+    modules["flash_attn_interface"] = fake_flash.flash_attn_interface()
+    for name, module in modules.items():
+        functions = {key: f for key, f in vars(module).items() if key.startswith("flash_")}
+        wrapped = {key: gpu.operation(function) for key, function in functions.items()}
+        monkeypatch.setitem(__import__("sys").modules, name, SimpleNamespace(**wrapped))
+    own = gpu.operation(fake_flash.varlen_attn)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", own)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+
+
+@pytest.mark.parametrize("graphs, streams", SETTINGS)
+@pytest.mark.parametrize("backend", ["fa3", "varlen", "fa2", "sdpa"])
+def test_bfloat16_by_every_backend(
+    make, packages, golden, frames, monkeypatch, graphs, streams, backend
+):
+    folder = golden / "checkpoint" / "tiny-tempo"
+    plain = TempoFastPipeline.from_pretrained(folder, device="cpu", dtype="bfloat16")
+    # All tokens are kept: a relevance that rounds otherwise would move some to other segments.
+    options = {**OPENING, "strategy": "none"}
+    expected = plain.compress(frames, QUESTION, **options)
+    monkeypatch.setenv("TEMPO_FAST_ATTENTION", backend)
+    pipe = make(dtype="bfloat16", graphs=graphs, streams=streams)
+    assert pipe.checkpoint.model.compressor.attention.name == backend
+    for _ in range(2):
+        actual = pipe.compress(frames, QUESTION, **options)
+        assert (actual.relevance.cpu() - expected.relevance).abs().max() < 0.02
+        mine, theirs = actual.tokens.float().cpu(), expected.tokens.float()
+        assert (mine - theirs).abs().max() < 0.05 * theirs.abs().max()
+    assert len(pipe(frames, QUESTION, **options, max_new_tokens=3).token_ids) == 3
+
+
+def test_captured_steps_wait_once_a_block(make, gpu, frames):
+    pipe = make(graphs=True)
+    waits = []
+    with pipe.open(frames, **OPENING) as video:
+        for count in (1, 1, 1 + 2 * BLOCK):
+            gpu.waits.clear()
+            answer = video.ask(QUESTION, max_new_tokens=count)
+            waits.append(Counter(gpu.waits))
+    assert len(answer.token_ids) == 1 + 2 * BLOCK
+    # The clock looks at the stream for each token, when there is nothing left to wait for.
+    more = waits[2] - waits[1]
+    assert more.keys() == {"tolist", "a stream's synchronize"} and more["tolist"] == 2
+
+
+def test_a_lane_that_waits_for_nothing_is_found_out(make, frames, monkeypatch):
+    monkeypatch.setattr(CudaLanes, "use", lambda self, mark, *tensors: None)
+    with pytest.raises(RefusedError, match="without having waited"):
+        make(streams=True).open(frames, **OPENING)
+
+
+def test_a_lane_that_holds_nothing_is_found_out(make, frames, monkeypatch):
+    def use(self, mark, *tensors):
+        torch.cuda.current_stream().wait_event(mark)
+
+    monkeypatch.setattr(CudaLanes, "use", use)
+    with pytest.raises(RefusedError, match="may reuse"):
+        make(streams=True).open(frames, **OPENING)
+
+
+def test_a_chunk_whose_buffers_are_not_filled_is_found_out(make, frames, monkeypatch):
+    """A replay takes what is in the buffers, not what the host has."""
+    pipe, options = make(graphs=True), {**OPENING, "strategy": "none"}
+    first = pipe.compress(frames, QUESTION, **options)
+    same = pipe.compress(frames, QUESTION, **options)
+    monkeypatch.setattr(CapturedPrefill, "_fill", lambda *_: None)
+    stale = pipe.compress(frames, QUESTION, **options)
+    scale = first.tokens.abs().max()
+    assert (same.tokens - first.tokens).abs().max() < 1e-4 * scale
+    assert (stale.tokens - first.tokens).abs().max() > 0.01 * scale
