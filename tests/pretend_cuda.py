@@ -21,6 +21,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from tempo_fast.checkpoint import weights
+from tempo_fast.engine import ops
+
 from . import pretend_streams
 from .pretend_streams import Event, Graph, Memory, RefusedError, Stream, address, tensors_of
 
@@ -79,6 +82,8 @@ class Pretence(TorchFunctionMode):
                 return PLACE[name]
         if name in COPIES:
             return getattr(self, f"_{name.rstrip('_')}")(func, args, kwargs)
+        if name == "_has_compatible_shallow_copy_type":
+            return all(isinstance(x, OnDevice) for x in args)
         if name in FACTS:
             return func(*args, **kwargs)
         if "device" in kwargs:
@@ -135,8 +140,10 @@ class Pretence(TorchFunctionMode):
         place, like = kwargs["device"], tensors_of(args)
         if place is None and any(isinstance(x, OnDevice) for x in like):
             place = CUDA
+        pinned = kwargs.pop("pin_memory", False)
         if place is None or torch.device(place).type != "cuda":
-            return func(*args, **kwargs)
+            made = func(*args, **kwargs)
+            return self.pin(made) if pinned else made
         kwargs["device"] = CPU
         if name in ("tensor", "as_tensor") and not any(isinstance(x, OnDevice) for x in like):
             self.blocks(f"torch.{name} of the host's numbers")
@@ -293,7 +300,7 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
     and the references compute, which takes a hundredth of the time.
     """
     device = Pretence()
-    generator, zeros = torch.Generator, torch.zeros
+    generator = torch.Generator
     gpu = {"name": "pretended", "total_memory": 80 * GIB, "major": 9, "minor": 0}
     stand_ins = {
         "is_available": lambda: True,
@@ -316,16 +323,13 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
         "device": lambda *_: nullcontext(),
     }
 
-    def pinned_zeros(*args, pin_memory=False, **kwargs):
-        made = zeros(*args, **kwargs)
-        return device.pin(made) if pin_memory else made
-
     with monkeypatch.context() as patch:
         for name, stand_in in stand_ins.items():
             patch.setattr(torch.cuda, name, stand_in)
-        patch.setattr(torch, "Generator", lambda *_, **__: generator())
-        patch.setattr(torch, "zeros", pinned_zeros)
+        made = {"__new__": lambda *_, **__: generator()}
+        patch.setattr(torch, "Generator", type("Generator", (), made))
         patch.setattr(pretend_streams.Event, "device", device)
+        patch.setattr(ops, "_mode", "auto")
         _patch_loading(patch)
         _patch_kernels(patch, device)
         if not interpret:
@@ -336,8 +340,6 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
 
 def _patch_loading(patch) -> None:
     """safetensors copies to the device by itself."""
-    from tempo_fast.checkpoint import weights
-
     opened = weights.opened
 
     @contextmanager
@@ -362,8 +364,6 @@ def _patch_kernels(patch, device: Pretence) -> None:
 
 def _patch_operations(patch, device: Pretence) -> None:
     """Let launchers check and references compute."""
-    from tempo_fast.engine import ops
-
     device.interpret = False
 
     def both(operation, reference):
