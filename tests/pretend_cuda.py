@@ -19,34 +19,18 @@ from types import SimpleNamespace
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from tempo_fast.checkpoint import weights
-from tempo_fast.engine import ops
+from tempo_fast.engine import graphs, ops
 
+from . import pretend_names as names
 from . import pretend_streams
 from .pretend_streams import Event, Graph, Memory, RefusedError, Stream, address, tensors_of
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 GIB = 2**30
 PLACE = {"device": CUDA, "is_cuda": True, "is_cpu": False}
-COPIES = {"to", "cuda", "cpu", "copy_", "pin_memory", "is_pinned"}
-# What tells the host a tensor's values.
-VALUES = {
-    *("item", "tolist", "numpy", "equal", "allclose", "is_nonzero"),
-    *("__bool__", "__int__", "__float__", "__index__", "__array__", "__contains__"),
-}
-# What makes a tensor whose size is on the device.
-SIZES = {"nonzero", "masked_select", "unique", "argwhere", "bincount"}
-RANDOM = {"uniform_", "normal_", "rand", "randn", "randint", "randperm", "multinomial", "bernoulli"}
-# What the host knows without asking.
-FACTS = {
-    *("size", "stride", "dim", "numel", "is_contiguous", "untyped_storage", "data_ptr", "__len__"),
-    *("element_size", "is_floating_point", "is_complex", "is_inference", "storage_offset"),
-    *("__hash__", "__repr__", "__format__", "requires_grad_", "nelement", "is_pinned"),
-    *("shape", "dtype", "ndim", "requires_grad", "itemsize", "nbytes", "layout", "is_meta"),
-}
-INPLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ior__", "__iand__"}
 
 
 class OnDevice(torch.Tensor):
@@ -80,13 +64,15 @@ class Pretence(TorchFunctionMode):
             here = isinstance(args[0], OnDevice)
             if here and name in PLACE:
                 return PLACE[name]
-        if name in COPIES:
+        if name in names.COPIES:
             return getattr(self, f"_{name.rstrip('_')}")(func, args, kwargs)
         if name == "_has_compatible_shallow_copy_type":
             return all(isinstance(x, OnDevice) for x in args)
-        if name in FACTS:
+        if name in names.FACTS:
             return func(*args, **kwargs)
-        if "device" in kwargs:
+        if name in names.RANDOM and self.graph is not None:
+            raise RefusedError(f"{name} in a recording")
+        if "device" in kwargs or name == "new_tensor":
             return self._make(func, name, args, kwargs)
         return self._compute(func, name, args, kwargs)
 
@@ -94,21 +80,36 @@ class Pretence(TorchFunctionMode):
         tensors = tensors_of((args, kwargs))
         if not any(isinstance(x, OnDevice) for x in tensors):
             return func(*args, **kwargs)
-        hosts = [x for x in tensors if not isinstance(x, OnDevice) and x.dim()]
-        if hosts and name != "__getitem__":
+        written = tensors_of(kwargs.get("out"))
+        if name in names.INPLACE or (name.endswith("_") and not name.endswith("__")):
+            written += tensors_of(args[0])
+        hosts = [x for x in tensors if not isinstance(x, OnDevice)]
+        wide = [x for x in hosts if x.dim()]
+        if (wide and name not in names.INDEXED) or (hosts and name in names.GATHERS):
             raise RefusedError(f"{name} of tensors on {CUDA} and {CPU}")
-        by_mask = name == "__getitem__" and any(x.dtype == torch.bool for x in tensors[1:])
+        if not all(isinstance(x, OnDevice) for x in written):
+            raise RefusedError(f"{name} of a tensor on {CPU} with one on {CUDA}")
+        if why := self._asks(name, args, kwargs, wide):
+            self.blocks(why)
+        if self.graph is not None:  # which has the host's numbers as they are now
+            args, kwargs = tree_map(_frozen, args), tree_map(_frozen, kwargs)
+        return self.run(lambda: func(*args, **kwargs), tensors, written)
+
+    def _asks(self, name, args, kwargs, hosts) -> str | None:
+        """Why the host waits for an operation, if it does: its result's size, a copy, a number."""
         unsized = name == "repeat_interleave" and "output_size" not in kwargs
-        if hosts or by_mask or unsized or name in VALUES | SIZES:
-            self.blocks(f"{name} by a host's index" if hosts else name)
-        if name in RANDOM and self.graph is not None:
-            raise RefusedError(f"{name} in a recording")
-        written = []
-        if name in INPLACE or (name.endswith("_") and not name.endswith("__")):
-            written = tensors_of(args[0])
-        return self.run(
-            lambda: func(*args, **kwargs), tensors, written + tensors_of(kwargs.get("out"))
-        )
+        if name in names.VALUES | names.SIZES or (name == "where" and len(args) == 1) or unsized:
+            return name
+        if name in names.INDEXED and name != "where":
+            index = tree_leaves([_bounds(part) for part in tree_leaves(args[1])])
+            parts = [x for x in index if isinstance(x, OnDevice)]
+            if hosts or isinstance(args[1], list) or any(not x.dim() for x in parts):
+                return f"{name} by numbers of the host"
+            if any(x.dtype in (torch.bool, torch.uint8) for x in parts):
+                return f"{name} by a mask"
+        if name in ("narrow", "select") and any(isinstance(x, OnDevice) for x in args[1:]):
+            return name
+        return None
 
     def run(self, work: Callable, tensors, written):
         """Do work on the current stream that reads `tensors` and changes those that are written."""
@@ -137,7 +138,7 @@ class Pretence(TorchFunctionMode):
 
     def _make(self, func, name, args, kwargs):
         """A function that is told where to make a tensor."""
-        place, like = kwargs["device"], tensors_of(args)
+        place, like = kwargs.get("device"), tensors_of(args)
         if place is None and any(isinstance(x, OnDevice) for x in like):
             place = CUDA
         pinned = kwargs.pop("pin_memory", False)
@@ -145,8 +146,13 @@ class Pretence(TorchFunctionMode):
             made = func(*args, **kwargs)
             return self.pin(made) if pinned else made
         kwargs["device"] = CPU
-        if name in ("tensor", "as_tensor") and not any(isinstance(x, OnDevice) for x in like):
-            self.blocks(f"torch.{name} of the host's numbers")
+        data = like[1:] if name == "new_tensor" else like
+        if name in names.COPYING and not any(isinstance(x, OnDevice) for x in data):
+            self.blocks(f"{name} of the host's numbers")
+        elif name not in names.COPYING and any(
+            isinstance(x, OnDevice) and not x.dim() for x in like
+        ):
+            self.blocks(f"{name} of a number on the device")
         return self.run(lambda: func(*args, **kwargs), [], [])
 
     def _to(self, func, args, kwargs):
@@ -167,12 +173,10 @@ class Pretence(TorchFunctionMode):
             return self._compute(func, "to", args, kwargs)
         self._crosses(tensor, kwargs.get("non_blocking", False), to_host=here)
         if not here:
+            self._pinned_side(tensor, written=False)
             return self.run(lambda: func(*args, **kwargs).clone(), [], [])
         self.memory.read(tensor, self.stream)
         return func(*args, **kwargs).clone().as_subclass(torch.Tensor)
-
-    def _cuda(self, func, args, kwargs):
-        return self._to(torch.Tensor.to, (args[0], CUDA), {})
 
     def _cpu(self, func, args, kwargs):
         return self._to(torch.Tensor.to, (args[0], CPU), {})
@@ -184,11 +188,17 @@ class Pretence(TorchFunctionMode):
             return self._compute(func, "copy_", args, kwargs)
         waitless = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
         self._crosses(source if here else target, waitless, to_host=not here)
+        self._pinned_side(source if here else target, written=not here)
         if here:
             self.memory.write(target, self.stream)
         else:
             self.memory.read(source, self.stream)
         return func(*args, **kwargs)
+
+    def _pinned_side(self, host, *, written: bool) -> None:
+        """Pinned memory is the device's too: copies on other streams have to wait."""
+        if address(host) in self._pinned:
+            (self.memory.write if written else self.memory.read)(host, self.stream)
 
     def _crosses(self, host, waitless: bool, *, to_host: bool) -> None:
         """A copy between a tensor of the host and the device."""
@@ -206,6 +216,7 @@ class Pretence(TorchFunctionMode):
         return address(args[0]) in self._pinned
 
     def pin(self, tensor):
+        self.memory.take(tensor)
         self._pinned.add(address(tensor))
         weakref.finalize(tensor, self._pinned.discard, address(tensor))
         return tensor
@@ -233,7 +244,7 @@ class Pretence(TorchFunctionMode):
         return run
 
     def launch(self, name: str, run: Callable, args, kwargs) -> None:
-        """A Triton kernel. It may write to all that it gets."""
+        """A Triton kernel. What it writes is told by what changes."""
         tensors = tensors_of((args, kwargs))
         if not all(isinstance(x, OnDevice) for x in tensors):
             raise RefusedError(f"the kernel {name} was given a tensor of the host")
@@ -279,6 +290,14 @@ class Pretence(TorchFunctionMode):
             self.stream = before
 
 
+def _bounds(index):
+    return [index.start, index.stop, index.step] if isinstance(index, slice) else index
+
+
+def _frozen(x):
+    return x.clone() if isinstance(x, torch.Tensor) and not isinstance(x, OnDevice) else x
+
+
 def on_device(x):
     return x.as_subclass(OnDevice) if type(x) in (torch.Tensor, torch.nn.Parameter) else x
 
@@ -301,13 +320,11 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
     """
     device = Pretence()
     generator = torch.Generator
-    gpu = {"name": "pretended", "total_memory": 80 * GIB, "major": 9, "minor": 0}
     stand_ins = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_capability": lambda *_: (9, 0),
-        "get_device_properties": lambda *_: SimpleNamespace(**gpu),
         "mem_get_info": lambda *_: (64 * GIB, 80 * GIB),
         "memory_reserved": lambda *_: 0,
         "memory_allocated": lambda *_: 0,
@@ -330,6 +347,7 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
         patch.setattr(torch, "Generator", type("Generator", (), made))
         patch.setattr(pretend_streams.Event, "device", device)
         patch.setattr(ops, "_mode", "auto")
+        patch.setattr(graphs, "_streams", {})
         _patch_loading(patch)
         _patch_kernels(patch, device)
         if not interpret:

@@ -73,8 +73,11 @@ class Memory:
 
     def make(self, tensor: torch.Tensor, stream: Stream) -> None:
         self._check_freed()
-        stream.seen[stream] += 1
         place = address(tensor)
+        if place in self._made:  # by an earlier replay
+            return self.write(tensor, stream)
+        self._read.pop(place, None)
+        stream.seen[stream] += 1
         self._made[place] = stream, StorageWeakRef(tensor.untyped_storage())
         self._written[place] = stream, stream.seen[stream]
 
@@ -94,6 +97,12 @@ class Memory:
         stream.seen[stream] += 1
         self._written[place] = stream, stream.seen[stream]
 
+    def take(self, tensor: torch.Tensor) -> None:
+        """The host has new memory where the device may have had some."""
+        self._check_freed()
+        self._written.pop(address(tensor), None)
+        self._read.pop(address(tensor), None)
+
     def hold(self, tensor: torch.Tensor, stream: Stream) -> None:
         self._held.setdefault(address(tensor), set()).add(stream)
 
@@ -102,10 +111,10 @@ class Memory:
         for place in [place for place, (_, kept) in self._made.items() if kept.expired()]:
             maker, _ = self._made.pop(place)
             held = self._held.pop(place, ())
-            self._written.pop(place, None)
-            for reader, tick in self._read.pop(place, {}).items():
-                if reader not in held:
-                    _check_behind(maker, reader, tick, "may reuse what another one reads")
+            users = [*self._read.pop(place, {}).items(), self._written.pop(place)]
+            for user, tick in users:
+                if user not in held:
+                    _check_behind(maker, user, tick, "may reuse what another one uses")
 
 
 def _check_behind(stream: Stream, other: Stream, tick: int, what: str) -> None:

@@ -71,10 +71,48 @@ def test_a_file_that_was_replaced_meanwhile_is_not_written_to(path, monkeypatch)
 
 def test_a_refused_file_can_be_opened_again(path):
     path.write_text("something else\n")
+    refusals = []
     for _ in range(2):
-        with pytest.raises(TempoError, match="can't resume"):
+        with pytest.raises(TempoError, match="can't resume") as refused:
             ResultFile(path, LIST, {})
+        refusals.append(refused.value)  # with the frames that had the file
     assert path.read_text() == "something else\n"
+    path.write_bytes(b"")
+    with ResultFile(path, LIST, {}), pytest.raises(TempoError, match="another run") as refused:
+        ResultFile(path, LIST, {})
+    refusals.append(refused.value)
+    with ResultFile(path, LIST, {}) as results:
+        assert not results.done
+
+
+def test_lines_that_came_while_it_was_opened_stay(path, monkeypatch):
+    flock = fcntl.flock
+
+    def end_first_then_lock(file, operation):
+        monkeypatch.setattr(files.fcntl, "flock", flock)
+        with ResultFile(path, LIST, {}) as first:
+            first.append(LIST[0], {"text": "yes"})
+        flock(file, operation)
+
+    def fail(descriptor):
+        raise OSError(files.errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.fcntl, "flock", end_first_then_lock)
+    with ResultFile(path, LIST, {}) as second:
+        monkeypatch.setattr("tempo_fast.cli.results.os.fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            second.append(LIST[1], {"text": "no"})
+    assert queries(path) == ["question 0"]
+
+
+def test_without_locks_failed_lines_are_dropped_too(path, monkeypatch):
+    for module in ("files", "results"):
+        monkeypatch.setattr(f"tempo_fast.cli.{module}.fcntl", None)
+    with ResultFile(path, LIST, {}) as first:
+        first.append(LIST[0], {"error": "no such video"})
+    with ResultFile(path, LIST, {}) as second:
+        second.append(LIST[0], {"text": "yes"})
+        assert [line["text"] for line in second.read()] == ["yes"]
 
 
 def test_a_file_system_without_locks_lets_all_in(path, monkeypatch):

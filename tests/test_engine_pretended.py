@@ -3,6 +3,7 @@ wait or host's number in a recording. On a real one `test_engine_cuda` asks the 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -80,9 +81,8 @@ def test_answers_are_the_hosts(
     pipe = make(graphs=graphs, streams=streams)
     for _ in range(2):  # chunks are captured when a shape comes the second time
         with pipe.open(frames, **OPENING) as video:
-            for _ in range(2):
-                answer = video.ask(QUESTION, **ASKING)
-                check(answer, expected)
+            answer = video.ask(QUESTION, **ASKING)
+        check(answer, expected)
     assert answer.memory["placement"] == placement
     assert bool(gpu.replays) == graphs
 
@@ -115,18 +115,16 @@ def test_every_way_to_ask(make, pipe, frames, asking):
 @pytest.fixture
 def packages(gpu, monkeypatch):
     """The attention packages' stand-ins, as operations of the device."""
-    modules = {"flash_attn": fake_flash.flash_attn(), "flash_attn_interface": None}
-    modules["flash_attn_interface"] = fake_flash.flash_attn_interface()
-    for name, module in modules.items():
+    for module in (fake_flash.flash_attn(), fake_flash.flash_attn_interface()):
         functions = {key: f for key, f in vars(module).items() if key.startswith("flash_")}
         wrapped = {key: gpu.operation(function) for key, function in functions.items()}
-        monkeypatch.setitem(__import__("sys").modules, name, SimpleNamespace(**wrapped))
+        monkeypatch.setitem(sys.modules, module.__name__, SimpleNamespace(**wrapped))
     own = gpu.operation(fake_flash.varlen_attn)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", own)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
 
 
-@pytest.mark.parametrize("graphs, streams", SETTINGS)
+@pytest.mark.parametrize("graphs, streams", [SETTINGS[0], SETTINGS[-1]])
 @pytest.mark.parametrize("backend", ["fa3", "varlen", "fa2", "sdpa"])
 def test_bfloat16_by_every_backend(
     make, packages, golden, frames, monkeypatch, graphs, streams, backend

@@ -59,16 +59,14 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def open_alone(path: Path) -> BinaryIO:
-    """Open a file to append to, unbuffered, for one run at a time; where there is none, make it.
+    """Open a file to read and append to, unbuffered, for one run at a time; make it if need be.
 
     Raises TempoError while another run has it. Windows, and file systems without locks, let all in.
     """
-    file = path.open("ab", buffering=0)
+    file = path.open("a+b", buffering=0)
     try:
-        if fcntl is not None:
-            _lock(file)
         # A run that had it before may have put another file in its place.
-        if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        if _lock(file) and not os.path.samestat(os.fstat(file.fileno()), path.stat()):
             raise BlockingIOError
     except BlockingIOError as error:
         file.close()
@@ -81,13 +79,17 @@ def open_alone(path: Path) -> BinaryIO:
     return file
 
 
-def _lock(file: BinaryIO) -> None:
-    """Lock an open file until it is closed, or until the process ends however it ends."""
+def _lock(file: BinaryIO) -> bool:
+    """Lock an open file until it is closed, or the process ends; False where there are no locks."""
+    if fcntl is None:
+        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
+        return False
+    return True
 
 
 def check_destination(path: Path) -> None:

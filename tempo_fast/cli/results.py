@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tempo_fast.cli.files import check_destination, dumps, open_alone, write_atomically
+from tempo_fast.cli.files import check_destination, dumps, fcntl, open_alone, write_atomically
 from tempo_fast.errors import TempoError
 
 START_OF_LINE = b'{"index": '
@@ -46,20 +46,31 @@ class ResultFile:
         self._settings = json.loads(dumps(settings))
         self._file = open_alone(path)
         try:
-            before = path.read_bytes()
+            before = self._content()
             after = self._kept(before, entries)
             if after != before:
-                write_atomically(path, after)
-                with self._file:  # the one that was replaced
-                    self._file = open_alone(path)
+                self._replace(after)
         except BaseException:
             self._file.close()
             raise
 
+    def _replace(self, data: bytes) -> None:
+        """Put another file in the place of this one, and go on in that."""
+        if fcntl is None:  # Windows replaces no file that is open, and has no lock to lose
+            self._file.close()
+        write_atomically(self.path, data)
+        before, self._file = self._file, open_alone(self.path)
+        before.close()
+
+    def _content(self) -> bytes:
+        # By the descriptor that has the lock: some file systems refuse all others.
+        self._file.seek(0)
+        return self._file.read()
+
     def append(self, entry: Entry, outcome: dict[str, Any]) -> None:
         """Write the line of an entry and wait until it is on the disk."""
         line = f"{dumps({**entry.record(), **self._settings, **outcome})}\n".encode()
-        end = self._file.tell()
+        end = self._file.seek(0, os.SEEK_END)
         try:
             written = 0
             while written < len(line):
@@ -73,7 +84,7 @@ class ResultFile:
 
     def read(self) -> list[dict[str, Any]]:
         """The lines so far, those of failed entries included."""
-        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+        return [json.loads(line) for line in self._content().splitlines()]
 
     def __enter__(self) -> ResultFile:
         return self
