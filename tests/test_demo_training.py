@@ -51,6 +51,7 @@ def test_a_smoke_run_makes_a_checkpoint_that_answers(tmp_path):
     log = [json.loads(line) for line in (tmp_path / "work" / "log.jsonl").read_text().splitlines()]
     assert [record["stage"] for record in log] == ["see", "look", "watch", "remember"]
     assert all(np.isfinite(record["answer"]) for record in log[1:])
+    assert all(np.isfinite(record["details"]) for record in log[1:3])
 
     pipe = TempoFastPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
     assert pipe.dtype == torch.bfloat16
@@ -170,6 +171,62 @@ def test_batches_repeat_and_say_what_is_so(tokenizer):
     # The last token that is asked for ends the answer.
     for targets in one["targets"]:
         assert targets[targets != IGNORE][-1] == tokenizer.eos_token_id
+
+
+def test_only_deep_steps_keep_more_than_the_published_least():
+    from demo_training.batches import LEAST, truncation
+    from demo_training.recipe import MEMORY
+
+    relevant = np.array([False, True, False, False])
+    random = np.random.default_rng(0)
+    shallow = np.stack([truncation(random, relevant, deep=False) for _ in range(200)])
+    assert (shallow[:, 1] == LEAST).all()
+    assert set(shallow[:, 0]) == {1, 2, 3, LEAST}
+    deep = np.stack([truncation(random, relevant, deep=True) for _ in range(500)])
+    assert (deep.min(), deep.max()) == (1, MEMORY)
+    assert 0.4 < (deep[:, 1] == LEAST).mean() < 0.8  # half, and where few more were drawn
+    assert 0.05 < (deep == MEMORY).all(1).mean() < 0.15
+
+
+def test_how_much_is_kept_changes_nothing_that_is_shown(tokenizer):
+    from demo_training.batches import LEAST, Batches
+    from demo_training.recipe import SMOKE
+
+    shallow, deep = (
+        next(iter(Batches(tokenizer, replace(SMOKE[1], deep=part), seed=7))) for part in (0.0, 1.0)
+    )
+    assert shallow["kept"].max() <= LEAST < deep["kept"].max()
+    for name in ("frames", "queries", "relevant", "told", "cells", "kinds"):
+        assert torch.equal(shallow[name], deep[name]), name
+
+
+def test_later_memory_tokens_are_asked_for_the_cells_of_their_index(tokenizer):
+    from demo_training.excerpts import CELLS
+    from demo_training.network import CELL_CLASSES, TELLING, Losses
+    from demo_training.recipe import MEMORY, WINDOW
+
+    assert MEMORY <= CELLS**2
+
+    class Network:
+        """Its head gives what a token says: twenty for a class, nothing for the others."""
+
+        cells = staticmethod(lambda tokens: 20 * tokens)
+        _described = Losses._described
+
+    random = torch.Generator().manual_seed(0)
+    count, pairs = 3, WINDOW // 2
+    labels = [torch.randint(n, (count * pairs, CELLS**2), generator=random) for n in CELL_CLASSES]
+    labels = [label * (labels[0] > 0) for label in labels]
+    cells = torch.stack([*labels, labels[0]], -1)
+    middle = cells.unflatten(0, (count, pairs))[:, pairs // 2, :MEMORY]
+    memory = torch.cat(
+        [torch.nn.functional.one_hot(middle[..., i], n) for i, n in enumerate(CELL_CLASSES)], -1
+    )
+    memory = memory[:, None].expand(-1, 2, -1, -1).float()  # two questions
+    right = Losses._detailed(Network(), memory, {"cells": cells})["details"]
+    assert right < 1e-3
+    assert Losses._detailed(Network(), memory.roll(1, 2), {"cells": cells})["details"] > 5
+    assert Losses._detailed(Network(), memory[:, :, :TELLING], {"cells": cells}) == {}
 
 
 def test_training_never_sees_what_is_held_out():

@@ -30,18 +30,18 @@ IGNORE = -100  # what cross entropy leaves out
 Batch = dict[str, Tensor]
 
 
-def truncation(random: np.random.Generator, relevant: np.ndarray) -> np.ndarray:
-    """Memory tokens that each segment keeps in a training step: int64 [S], 1…MEMORY.
+def truncation(random: np.random.Generator, relevant: np.ndarray, deep: bool) -> np.ndarray:
+    """Memory tokens that each segment keeps of a question: int64 [S], 1…MEMORY.
 
-    One time in ten all, as where the budget is never short. Else LEAST, or four times in ten
-    any number from there on, few more often than many, so that the head of the sequence
-    learns to carry the most: the same for every segment, or for those that matter, as allocation
-    gives it, and at most LEAST for the others. Some of these keep as many, so that how many there
-    are doesn't say by itself what matters.
+    LEAST; in a deep step, one time in ten, all of them, as where the budget is never short, and
+    four times in ten any number from LEAST on, few more often than many. So many are kept of every
+    segment, or of those that matter, as allocation gives it, and at most LEAST of the others. Some
+    of these keep as many, so that how many there are doesn't say by itself what matters.
     """
-    if random.random() < 0.1:
+    chance = random.random() if deep else 1.0
+    if chance < 0.1:
         return np.full(len(relevant), MEMORY)
-    most = LEAST if random.random() < 0.6 else MEMORY
+    most = MEMORY if chance < 0.5 else LEAST
     kept = round(float(np.exp(random.uniform(np.log(LEAST), np.log(most)))))
     rest = kept if random.random() < 0.3 else int(random.integers(1, LEAST + 1))
     many = relevant | (random.random(len(relevant)) < MISTAKEN)
@@ -90,6 +90,9 @@ class _Writer:
         self.end = tokenizer.eos_token_id
 
     def batch(self, random: np.random.Generator, stage: Stage) -> Batch:
+        # Drawn apart: how much is kept doesn't change what is shown and asked.
+        lots = random.spawn(1)[0]
+        deep = bool(lots.random() < stage.deep)
         segments = int(random.choice(stage.segments))
         films = stage.batch // segments
         rows: dict[str, list[Tensor]] = {}
@@ -97,7 +100,8 @@ class _Writer:
             excerpt = make_excerpt(random, segments)
             questions = make_questions(random, excerpt, stage.questions)
             self._add_excerpt(rows, excerpt, film)
-            self._add_questions(rows, excerpt, questions, random)
+            kept = [truncation(lots, excerpt.shown(question), deep) for question in questions]
+            self._add_questions(rows, excerpt, questions, np.stack(kept, 1))
         return _padded(rows)
 
     def _add_excerpt(self, rows: dict[str, list[Tensor]], excerpt: Excerpt, film: int) -> None:
@@ -124,10 +128,9 @@ class _Writer:
         rows: dict[str, list[Tensor]],
         excerpt: Excerpt,
         questions: list[Question],
-        random: np.random.Generator,
+        kept: np.ndarray,
     ) -> None:
         relevant = np.stack([excerpt.shown(question) for question in questions], 1)
-        kept = np.stack([truncation(random, shown) for shown in relevant.T], 1)
         _put(rows, "relevant", torch.from_numpy(relevant).float())
         _put(rows, "kept", torch.from_numpy(kept))
         told = np.stack([excerpt.told(question) for question in questions], 1)

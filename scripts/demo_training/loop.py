@@ -113,7 +113,8 @@ class Training:
             loss = found["cells"] if stage.learns == "vision" else found["answer"]
             if stage.learns == "all":
                 loss = loss + 0.5 * found["relevance"]
-                loss = loss + stage.hints * (found["cells"] + found["told"])
+                hints = found["cells"] + found["told"] + found.get("details", 0.0)
+                loss = loss + stage.hints * hints
             if stage.counting:
                 loss = loss + stage.counting * found["numbers"]
         self.optimizer.zero_grad(set_to_none=True)

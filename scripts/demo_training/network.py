@@ -19,7 +19,7 @@ from tempo_fast.models.decoder import Attention, Decoder
 from tempo_fast.models.tempo import TempoModel
 
 from .batches import IGNORE, MEMORY_PLACE, PAD, Batch
-from .recipe import SIDE
+from .recipe import SIDE, WINDOW
 
 CELL_CLASSES = (len(COLOURS) + 1, len(SHAPES) + 1)
 TOLD_CLASSES = (len(COLOURS), len(SHAPES), MOST_COPIES)
@@ -129,9 +129,10 @@ def _classify(scores: Tensor, labels: Tensor, sizes: tuple[int, ...]) -> Tensor:
 class Losses(nn.Module):
     """A Tempo and, for its training alone, three heads that say what it has seen.
 
-    cells: colour and shape from a visual token. numbers: how many copies there are of what it
-    shows. told: colour, shape and number of what a question is about, from the first memory tokens
-    of a relevant segment.
+    cells: colour and shape in a cell of a frame, from its visual token or, of a segment, from the
+    memory token of the cell's index, but not from the first of them. numbers: how many copies there
+    are of what a visual token shows. told: colour, shape and number of what a question is about,
+    from those first memory tokens of a relevant segment.
     """
 
     def __init__(self, model: TempoModel, prompt: SegmentPrompt) -> None:
@@ -145,7 +146,8 @@ class Losses(nn.Module):
         self.register_buffer("system", torch.tensor(prompt.system), persistent=False)
 
     def forward(self, batch: Batch, learns: str = "all") -> dict[str, Tensor]:
-        """`answer`, `relevance`, `cells`, `told` and `numbers`, each a mean loss.
+        """`answer`, `relevance`, `cells`, `told`, `numbers` and, in a deep step, `details`, each a
+        mean loss.
 
         Also `right` [films · Q], whether every token of the answer is the likeliest, and `scores`
         [N, Q], the logits of the relevance. learns: as of a Stage; "vision" makes `cells` and
@@ -159,14 +161,31 @@ class Losses(nn.Module):
     def _seen(self, tokens: Tensor, batch: Batch) -> dict[str, Tensor]:
         """How well visual tokens [pairs, CELLS², D] tell what they show; most show nothing."""
         tokens, labels = tokens.float(), batch["cells"]
-        shown = labels[..., :1] > 0
-        scores, what = self.cells(tokens), labels[..., :2]
-        copies = (labels[..., 2:] - 1).where(shown, IGNORE)
+        copies = (labels[..., 2:] - 1).where(labels[..., :1] > 0, IGNORE)
         return {
-            "cells": _classify(scores, what.where(shown, IGNORE), CELL_CLASSES)
-            + _classify(scores, what.where(~shown, IGNORE), CELL_CLASSES),
+            "cells": self._described(tokens, labels[..., :2]),
             "numbers": _classify(self.numbers(tokens), copies, (MOST_COPIES,)),
         }
+
+    def _described(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """How well tokens tell colour and shape [..., 2] of a cell, one that shows nothing too."""
+        scores, shown = self.cells(tokens), labels[..., :1] > 0
+        return _classify(scores, labels.where(shown, IGNORE), CELL_CLASSES) + _classify(
+            scores, labels.where(~shown, IGNORE), CELL_CLASSES
+        )
+
+    def _detailed(self, memory: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """How well each memory token [N, Q, K, D] behind the least tells what its cell shows.
+
+        The cell of the token's own index (there are as many), in the middle of the segment;
+        nothing in a step that isn't deep.
+        """
+        later = memory[:, :, TELLING:].float()
+        count, asked, most, _ = later.shape
+        if most == 0:
+            return {}
+        labels = batch["cells"].unflatten(0, (count, -1))[:, WINDOW // 4, TELLING:][:, :most, :2]
+        return {"details": self._described(later, labels[:, None].expand(-1, asked, -1, -1))}
 
     def _forward(self, batch: Batch, learns: str) -> dict[str, Tensor]:
         with torch.set_grad_enabled(learns == "all"):
@@ -186,6 +205,7 @@ class Losses(nn.Module):
             "right": right,
             "scores": scores,
             **self._seen(tokens, batch),
+            **self._detailed(memory, batch),
         }
 
     def _see(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -210,7 +230,7 @@ class Losses(nn.Module):
         written = queries != PAD
         texts = embedding(queries.clamp(min=0), decoder.embed_tokens)
         blocks = torch.cat((texts, memory[:most].expand(count, asked, -1, -1)), 2)
-        valid = torch.cat((written, torch.arange(most) < kept[..., None]), 2)
+        valid = nn.functional.pad(written, (0, most), value=True)
         after = torch.arange(length + most) - (length - sizes) + batch["after"][:, None, None]
 
         place = (ids == self.video_pad).flatten().nonzero()[:, 0]

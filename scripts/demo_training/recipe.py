@@ -22,7 +22,8 @@ class Stage:
     steps: how many. segments: lengths of a film, each as often, that divide `batch`, the segments
     of all films of a step. questions: about each film. learning_rate: at its start and end. learns:
     the vision encoder alone, everything, or the projector and the language model alone. hints,
-    counting: weights of the auxiliary losses, and of the one that says how many there are.
+    counting: weights of the auxiliary losses, and of the one that says how many there are. deep:
+    part of the steps in which more memory tokens are kept than the published least (`truncation`).
     """
 
     name: str
@@ -34,19 +35,27 @@ class Stage:
     learns: Literal["vision", "all", "language"] = "all"
     hints: float = 0.3
     counting: float = 0.0
+    deep: float = 0.0
 
 
 STAGES = (
     # What stands where in a frame.
     Stage("see", 1400, (4,), 48, 1, (2e-3, 2e-3), learns="vision", counting=0.3),
     # What happens in a few seconds.
-    Stage("look", 700, (2, 3, 4), 48, 3, (2e-3, 2e-3), counting=0.3),
+    Stage("look", 700, (2, 3, 4), 48, 3, (2e-3, 2e-3), counting=0.3, deep=0.3),
     # What happens in up to a minute and a half.
-    Stage("watch", 1200, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.3),
+    Stage(
+        "watch", 1200, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.3, deep=0.3
+    ),
     # To find it in many minutes.
-    Stage("remember", 550, (16, 24, 32, 48, 96), 96, 8, (1.5e-3, 2e-5), learns="language"),
+    Stage(
+        "remember", 550, (16, 24, 32, 48, 96), 96, 8, (1.5e-3, 2e-5), learns="language", deep=0.5
+    ),
 )
-SMOKE = tuple(replace(stage, steps=2, segments=(2,), batch=4, questions=2) for stage in STAGES)
+SMOKE = tuple(
+    replace(stage, steps=2, segments=(2,), batch=4, questions=2, deep=float(stage.deep > 0))
+    for stage in STAGES
+)
 
 
 def tempo_config(tokenizer: PreTrainedTokenizerFast) -> tuple[dict, dict]:
