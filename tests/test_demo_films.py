@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -122,6 +123,10 @@ def truth(kind: str, film: Film, text: str) -> str:
     return f"{named[0].start}"
 
 
+# Before the first letters of the colours.
+ARTICLES = {("an", "o"), *(("a", letter) for letter in "rgbypw")}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_answers_are_true(kind):
     random = np.random.default_rng(1)
@@ -135,6 +140,7 @@ def test_the_answers_are_true(kind):
         if question.choices:
             assert question.answer in question.choices
     if kind == "presence":
+        assert {re.search(r" (an?) (\w)", q.text).groups() for _, q in asked} == ARTICLES
         assert 0.3 < np.mean([question.answer == "Yes" for _, question in asked]) < 0.7
     if kind == "order":
         for _, question in asked:

@@ -40,12 +40,12 @@ class Stage:
 
 STAGES = (
     # What stands where in a frame.
-    Stage("see", 1400, (4,), 48, 1, (2e-3, 2e-3), learns="vision", counting=0.3),
+    Stage("see", 2200, (4,), 48, 1, (2e-3, 5e-4), learns="vision", counting=0.6),
     # What happens in a few seconds.
-    Stage("look", 700, (2, 3, 4), 48, 3, (2e-3, 2e-3), counting=0.3, deep=0.3),
+    Stage("look", 700, (2, 3, 4), 48, 3, (2e-3, 2e-3), counting=0.5, deep=0.3),
     # What happens in up to a minute and a half.
     Stage(
-        "watch", 1200, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.3, deep=0.3
+        "watch", 1400, (4, 6, 8, 12, 16, 24), 48, 3, (2e-3, 2e-4), hints=0.2, counting=0.5, deep=0.3
     ),
     # To find it in many minutes.
     Stage(

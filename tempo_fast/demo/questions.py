@@ -14,9 +14,9 @@ PLURALS = {shape: f"{shape}es" if shape.endswith("ss") else f"{shape}s" for shap
 # Ways to ask; the first is the one that documents show.
 WORDINGS = {
     "presence": (
-        "Is there a {colour} {shape}?",
-        "Does a {colour} {shape} appear?",
-        "Do you see a {colour} {shape}?",
+        "Is there {a} {colour} {shape}?",
+        "Does {a} {colour} {shape} appear?",
+        "Do you see {a} {colour} {shape}?",
     ),
     "colour": ("What colour is the {shape}?", "Which colour does the {shape} have?"),
     "shape": ("What shape is the {colour} object?", "Which {colour} shape appears?"),
@@ -73,12 +73,23 @@ def _word(random: np.random.Generator, kind: str, **words: str) -> str:
     return _pick(random, WORDINGS[kind]).format(**words)
 
 
-def _named(event: Event, number: str = "") -> dict[str, str]:
+def article(word: str) -> str:
+    """a or an."""
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def names(colour: str, shape: str, number: str = "") -> dict[str, str]:
+    """What a wording's fields stand for; number: of the second that it asks for."""
     return {
-        f"colour{number}": event.colour,
-        f"shape{number}": event.shape,
-        f"shapes{number}": PLURALS[event.shape],
+        f"a{number}": article(colour),
+        f"colour{number}": colour,
+        f"shape{number}": shape,
+        f"shapes{number}": PLURALS[shape],
     }
+
+
+def _named(event: Event, number: str = "") -> dict[str, str]:
+    return names(event.colour, event.shape, number)
 
 
 def _presence(film: Film, random: np.random.Generator) -> Question | None:
@@ -93,7 +104,7 @@ def _presence(film: Film, random: np.random.Generator) -> Question | None:
     # Half of the time something that shares colour or shape with what is there.
     close = [p for p in absent if any(p[0] == c or p[1] == s for c, s in shown)]
     colour, shape = _pick(random, close if close and random.random() < 0.5 else absent)
-    text = _word(random, "presence", colour=colour, shape=shape)
+    text = _word(random, "presence", **names(colour, shape))
     return Question("presence", text, "No", (), ("Yes", "No"))
 
 

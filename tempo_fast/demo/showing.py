@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tempo_fast.demo.film import Event, Film
-from tempo_fast.demo.questions import PLURALS
+from tempo_fast.demo.questions import PLURALS, article
 
 SECONDS = 240.0
 MIDDLE = ((0.5, 0.5),)
@@ -38,7 +38,7 @@ QUESTIONS = (
 def describe(event: Event) -> str:
     """An event in words."""
     one = event.count == 1
-    what = f"a {event.colour} {event.shape}"
+    what = f"{article(event.colour)} {event.colour} {event.shape}"
     if not one:
         what = f"{event.count} {event.colour} {PLURALS[event.shape]}"
     moves = "stand" if event.motion == "still" else "move"

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tempo_fast.compression.prompt import BLANK_QUERY, SYSTEM, time_tag
 from tempo_fast.demo.checkpoint import SPECIAL, wrap_tokenizer
-from tempo_fast.demo.questions import PLURALS, WORDINGS
+from tempo_fast.demo.questions import WORDINGS, names
 from tempo_fast.demo.shapes import COLOURS, SHAPES
 from tempo_fast.language_model.prompt import AFTER, BEFORE
 
@@ -44,10 +44,9 @@ def _sentences() -> Iterator[str]:
     yield from (SYSTEM, f"\nQuery:\n{BLANK_QUERY}", prompts, time_tag(0.0), "Yes", "No")
     for colour in COLOURS:
         for shape in SHAPES:
-            names = {"colour": colour, "shape": shape, "shapes": PLURALS[shape]}
-            names |= {"colour2": colour, "shape2": shape}
+            words = names(colour, shape) | names(colour, shape, "2")
             yield f"{colour} {shape}"
             yield shape
             for wordings in WORDINGS.values():
                 for wording in wordings:
-                    yield f"\nQuery:\n{wording.format(**names)}"
+                    yield f"\nQuery:\n{wording.format(**words)}"
