@@ -22,7 +22,7 @@ def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exam")
     questions = make_exam(folder, films=5, seconds=(80.0, 160.0), seed=99)
     command = ["ablate", questions, "--model", MODEL, "--dtype", "float32", "--min-tokens", "1"]
-    command += ["--strategies", "head,uniform,shuffled", "--budgets", "0.15/frame,4/frame"]
+    command += ["--strategies", "head,uniform,shuffled,random", "--budgets", "0.15/frame,4/frame"]
     command += ["--seeds", "0", "--output", folder / "result.json"]
     run = subprocess.run(
         [sys.executable, "-m", "tempo_fast", *map(str, command)],
@@ -53,3 +53,7 @@ def test_shares_that_ignore_relevance_cost_answers_at_a_tight_budget(result, nam
     assert other["against_reference"]["mean"] < -0.05
     when = [row["types"]["time"]["accuracy"] for row in (head, other)]
     assert when[0] > when[1] + 0.3
+
+
+def test_any_tokens_of_a_segment_are_worth_less_than_the_first_at_a_tight_budget(result):
+    assert rows(result)["random", "0.15/frame"]["against_reference"]["mean"] < -0.04

@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from tempo_kernels.launch import HAS_TRITON, INTERPRETED
+
+from .pretend_cuda import pretend_cuda
+
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "tempo_fast" / "demo" / "model"
 SCRIPT = ROOT / "scripts" / "train_demo.py"
@@ -92,6 +96,24 @@ def test_stopped_and_started_again_it_learns_the_same(tmp_path, tokenizer):
         Training(tmp_path / "part", tokenizer, seed=4)
     with pytest.raises(SystemExit, match="begun with other stages"):
         Training(tmp_path / "part", tokenizer, seed=3).run((replace(SMOKE[0], batch=8),))
+
+
+@pytest.mark.skipif(not (HAS_TRITON and INTERPRETED), reason="needs TRITON_INTERPRET=1")
+def test_on_a_pretended_gpu_it_learns_the_same(tmp_path, tokenizer, monkeypatch):
+    from demo_training.loop import Training
+    from demo_training.recipe import SMOKE
+
+    stages = tuple(replace(stage, steps=1) for stage in SMOKE)
+    Training(tmp_path / "cpu", tokenizer, seed=3).run(stages)
+    with pretend_cuda(monkeypatch):
+        Training(tmp_path / "cuda", tokenizer, seed=3, device="cuda").run(stages)
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("cpu", "cuda")]
+    assert len(logs[0]) == len(stages)
+    for mine, theirs in zip(*(map(json.loads, log) for log in logs), strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() & {"cells", "numbers", "answer", "relevance", "told", "details"}:
+            # The pretended one computes in float32 throughout.
+            assert mine[name] == pytest.approx(theirs[name], rel=0.03), name
 
 
 def test_the_shipped_checkpoint_is_of_this_recipe(tokenizer):
