@@ -73,7 +73,7 @@ def open_alone(path: Path) -> BinaryIO:
         raise TempoError(
             f"another run is writing to {path}: wait until it has ended, or choose another --output"
         ) from error
-    except BaseException:
+    except BaseException:  # Ctrl-C too must leave nothing locked; raised on below
         file.close()
         raise
     return file

@@ -50,7 +50,7 @@ class ResultFile:
             after = self._kept(before, entries)
             if after != before:
                 self._replace(after)
-        except BaseException:
+        except BaseException:  # Ctrl-C too must leave nothing locked; raised on below
             self._file.close()
             raise
 
