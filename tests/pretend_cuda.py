@@ -82,7 +82,7 @@ class Pretence(TorchFunctionMode):
             return func(*args, **kwargs)
         written = tensors_of(kwargs.get("out"))
         if name in names.INPLACE or (name.endswith("_") and not name.endswith("__")):
-            written += tensors_of(args[0])
+            written += tensors_of(args[0]) if args else tensors[:1]
         hosts = [x for x in tensors if not isinstance(x, OnDevice)]
         wide = [x for x in hosts if x.dim()]
         if (wide and name not in names.INDEXED) or (hosts and name in names.GATHERS):
