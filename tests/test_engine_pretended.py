@@ -73,18 +73,21 @@ def check(answer, expected) -> None:
 
 
 @pytest.mark.parametrize("graphs, streams", SETTINGS)
-@pytest.mark.parametrize("placement", ["device", "host", "dropped"])
-def test_answers_are_the_hosts(
-    make, gpu, frames, expected, monkeypatch, graphs, streams, placement
-):
-    monkeypatch.setattr("tempo_fast.engine.memory.PLACEMENTS", (placement,))
+def test_answers_are_the_hosts(make, gpu, frames, expected, graphs, streams):
     pipe = make(graphs=graphs, streams=streams)
     for _ in range(2):  # chunks are captured when a shape comes the second time
-        with pipe.open(frames, **OPENING) as video:
-            answer = video.ask(QUESTION, **ASKING)
-        check(answer, expected)
-    assert answer.memory["placement"] == placement
+        check(pipe(frames, QUESTION, **OPENING, **ASKING), expected)
     assert bool(gpu.replays) == graphs
+
+
+@pytest.mark.parametrize("placement", ["host", "dropped"])
+def test_rows_off_the_device(make, frames, expected, monkeypatch, placement):
+    monkeypatch.setattr("tempo_fast.engine.memory.PLACEMENTS", (placement,))
+    with make(graphs=True, streams=True).open(frames, **OPENING) as video:
+        for _ in range(2):
+            answer = video.ask(QUESTION, **ASKING)
+            check(answer, expected)
+    assert answer.memory["placement"] == placement
 
 
 @pytest.mark.parametrize("graphs, streams", [(False, False), (True, True)])
