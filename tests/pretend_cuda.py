@@ -325,6 +325,7 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_capability": lambda *_: (9, 0),
+        "is_bf16_supported": lambda *_: True,
         "mem_get_info": lambda *_: (64 * GIB, 80 * GIB),
         "memory_reserved": lambda *_: 0,
         "memory_allocated": lambda *_: 0,
