@@ -90,10 +90,9 @@ def test_rows_off_the_device(make, frames, expected, monkeypatch, placement):
     assert answer.memory["placement"] == placement
 
 
-@pytest.mark.parametrize("graphs, streams", [(False, False), (True, True)])
-def test_an_image(make, golden_case, graphs, streams):
+def test_an_image(make, golden_case):
     case = golden_case("image")
-    answer = make(graphs=graphs, streams=streams)(case.video, case.query, max_new_tokens=6)
+    answer = make(graphs=True, streams=True)(case.video, case.query, max_new_tokens=6)
     assert answer.token_ids == case.tensors["generated_ids"][:6].tolist()
 
 
@@ -102,9 +101,8 @@ def test_an_image(make, golden_case, graphs, streams):
     [
         {"lazy": False},
         {"dynamic_compress": False},
-        {"temperature": 0.0},
         {"pruning": "topk"},
-        *({"strategy": name} for name in ("tail", "random", "uniform", "shuffled", "tome", "none")),
+        *({"strategy": name} for name in ("tail", "random", "shuffled", "tome")),
     ],
     ids=lambda asking: "-".join(map(str, *asking.items())),
 )
@@ -127,7 +125,7 @@ def packages(gpu, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
 
 
-@pytest.mark.parametrize("graphs, streams", [SETTINGS[0], SETTINGS[-1]])
+@pytest.mark.parametrize("graphs, streams", [SETTINGS[-1]])
 @pytest.mark.parametrize("backend", ["fa3", "varlen", "fa2", "sdpa"])
 def test_bfloat16_by_every_backend(
     make, packages, golden, frames, monkeypatch, graphs, streams, backend
