@@ -8,7 +8,8 @@ Each has a kernel's launcher and a plain PyTorch reference with the same argumen
           (Where one has a limit on segments, the reference runs beyond it.)
   torch   references always.
 
-The environment variable TEMPO_FAST_KERNELS sets it for a whole process.
+The environment variable TEMPO_FAST_KERNELS sets it for a whole process. `linear` has no kernel:
+matrix products are left to the libraries, and `auto` takes the faster one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import wraps
 
 import torch
 
+from tempo_fast.engine import onednn
 from tempo_fast.errors import OptionError
 from tempo_kernels.allocate import allocate, allocate_ref
 from tempo_kernels.assemble import assemble, assemble_ref
@@ -84,6 +86,13 @@ def _operation(kernel: Callable, plain: Callable, segments: int | None = None) -
         return kernel(*args, **kwargs)
 
     return run
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x Wᵀ + b: [..., out] of x [..., in], weight [out, in] and bias [out]."""
+    if _mode == "auto" and onednn.takes(x, weight):
+        return onednn.linear(x, weight, bias)
+    return torch.nn.functional.linear(x, weight, bias)
 
 
 _mode = "auto"

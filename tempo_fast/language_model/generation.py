@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from tempo_fast.engine import ops
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.errors import ModelError
 from tempo_fast.language_model.sampling import Sampler
@@ -49,7 +50,7 @@ class Generation:
         past = packing.past[0]
         positions = torch.arange(past, past + len(embeds), device=embeds.device)
         hidden = decoder.extend(embeds, positions, packing, self.cache, outputs="last")
-        return torch.nn.functional.linear(decoder.norm(hidden), self.model.lm_head)
+        return ops.linear(decoder.norm(hidden), self.model.lm_head)
 
     def tokens(self, sampler: Sampler, stop_tokens: frozenset[int]) -> Iterator[int]:
         """Generate up to max_new_tokens token ids; one in stop_tokens is given and is the last.

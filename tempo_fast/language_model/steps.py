@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from tempo_fast.engine import ops
 from tempo_fast.engine.graphs import Graphs, buffer, graphs_for
 from tempo_fast.engine.step import Step
 from tempo_fast.language_model.sampling import Sampler
@@ -98,7 +99,7 @@ class CapturedSteps:
             cache.keys,
             cache.values,
         )
-        logits = torch.nn.functional.linear(decoder.norm(hidden), self._model.lm_head)
+        logits = ops.linear(decoder.norm(hidden), self._model.lm_head)
         token = sampler.choose(logits, self._uniform.index_select(0, self._place))
         finite = logits.gather(1, token[:, None])[:, 0].isfinite()
         self._tokens.index_copy_(0, self._place, token.where(finite, NOT_FINITE))
