@@ -162,14 +162,18 @@ def to_patches(
     return out
 
 
-def to_patches_ref(frames: torch.Tensor, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """`to_patches` of interleaved frames in plain PyTorch."""
+def to_patches_ref(
+    frames: torch.Tensor, dtype: torch.dtype = torch.bfloat16, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`to_patches` of interleaved frames in plain PyTorch, wherever in memory their values are."""
     count, height, width, _ = frames.shape
     rows, columns = height // SIDE, width // SIDE
+    patches = patches_for(count, height, width, dtype, frames, out)
     split = frames.view(-1, TEMPORAL, rows, MERGE, PATCH, columns, MERGE, PATCH, CHANNELS)
-    ordered = split.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    patches = ordered.reshape(count // TEMPORAL, rows * columns * MERGE**2, VALUES)
-    return patches.float().sub_(127.5).div_(127.5).to(dtype)
+    ordered = split.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(patches.shape)
+    if dtype == torch.float32:
+        return patches.copy_(ordered).sub_(127.5).div_(127.5)
+    return patches.copy_(ordered.float().sub_(127.5).div_(127.5))
 
 
 def variants() -> list[Variant]:

@@ -62,13 +62,17 @@ def preprocess(
 
 
 def preprocess_ref(
-    frames: torch.Tensor, steps: Sequence[Step], dtype: torch.dtype = torch.bfloat16
+    frames: torch.Tensor,
+    steps: Sequence[Step],
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`preprocess` in plain PyTorch."""
     for height, width, by_pillow in steps:
         resize = resize_pillow_ref if by_pillow else resize_float_ref
         frames = resize(frames, height, width)
-    return to_patches_ref(frames, dtype)
+    return to_patches_ref(frames, dtype, out=out)
 
 
 def variants() -> list[Variant]:

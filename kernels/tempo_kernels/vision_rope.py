@@ -104,12 +104,14 @@ def vision_rope_ref(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`vision_rope` in plain PyTorch, which leaves qkv as it is."""
 
-    def turn(x: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
-        return x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
-
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
-    return turn(q.float()).to(qkv.dtype), turn(k.float()).to(qkv.dtype), v
+    qk, v = qkv.unflatten(-1, (3, heads, -1)).split((2, 1), dim=2)
+    qk, cos, sin = qk.float(), cos[:, None, None], sin[:, None, None]
+    half = qk.shape[-1] // 2
+    turned = qk * cos
+    turned[..., :half] -= qk[..., half:] * sin[..., :half]
+    turned[..., half:] += qk[..., :half] * sin[..., half:]
+    query, key = turned.to(qkv.dtype).unbind(2)
+    return query, key, v.squeeze(2)
 
 
 def variants() -> list[Variant]:

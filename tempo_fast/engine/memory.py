@@ -118,7 +118,9 @@ def _chunk_bytes(config: TempoConfig, work: Work, rows: int, itemsize: int) -> i
     compressor = config.compressor
     tokens = rows * work.visual
     features = tokens * compressor.width * itemsize * (len(config.vision.deepstack) + 1)
-    scores = score_bytes(rows * compressor.heads, work.visual, work.row)
+    # Attention without a kernel of its own computes the system part's rows too.
+    square = work.system + work.visual
+    scores = score_bytes(rows * compressor.heads, square, work.row)
     # The frames of one segment at a time, as bytes and as float32 between two resizing steps.
     see = vision_bytes(config.vision, rows * work.patches, itemsize) + 5 * work.frame_bytes
     return max(see, decoder_bytes(compressor, tokens, itemsize) + scores + features)

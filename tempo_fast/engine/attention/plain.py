@@ -1,7 +1,7 @@
 """The backend that runs everywhere, and that the others are compared with: PyTorch's SDPA.
 
 Cached sequences go in dense batches of neighbours with equal lengths. On a GPU PyTorch picks the
-kernel; the mask of several tokens that continue cached ones rules FlashAttention out.
+kernel; a mask rules FlashAttention out, so one is only made for few tokens behind many cached ones.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ def attend_cached(
         if run.new == 1:
             out[run.tokens] = _one_query(q, k, v)
             continue
-        mask = None
-        if causal and run.past:
-            shape = (run.new, run.past)
+        q = q.unflatten(0, (-1, run.new)).transpose(1, 2)
+        mask, square = None, causal
+        if causal and run.past > run.new:
+            shape, square = (run.new, run.past), False
             if shape not in packing.masks:
                 packing.masks[shape] = _causal_mask(run, query)
             mask = packing.masks[shape]
-        q = q.unflatten(0, (-1, run.new)).transpose(1, 2)
+        elif causal and run.past:
+            # Half of a square is less than all that a mask would have computed, and then hidden.
+            q = torch.cat((q.new_zeros(*q.shape[:2], run.past, q.shape[3]), q), 2)
         result = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=True
+            q, k, v, attn_mask=mask, is_causal=square, enable_gqa=True
         )
-        out[run.tokens] = result.transpose(1, 2).flatten(0, 1)
+        out[run.tokens] = result[:, :, -run.new :].transpose(1, 2).flatten(0, 1)
     return out
 
 
