@@ -35,8 +35,9 @@ class Answer:
     context. segments: [(start_s, end_s)] on the model's clock, which starts at 0 with the first
     frame of the video (or of the clip). prompt_tokens: what the language model read. timings:
     seconds by stage. decode, resize and vision are spent once per video, in threads that run beside
-    each other, so they may add up to more than the time that passed; a later question on an open
-    video has them at 0. memory: what was decided about memory (`MemoryPlan.decisions`): bytes of
+    each other, so they may add up to more than the time that passed, as may compress on a CPU,
+    where threads work on segments beside each other; a later question on an open video has the
+    first three at 0. memory: what was decided about memory (`MemoryPlan.decisions`): bytes of
     the weights and of the segments' keys and values, where these wait between questions, tokens
     that run at once, and how often that was halved because memory ran out.
     """

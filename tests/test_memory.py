@@ -29,6 +29,12 @@ QUESTION = "What moves?"
 ASK = {"visual_token_budget": 40}
 
 
+@pytest.fixture(autouse=True)
+def one_chunk_after_the_other(monkeypatch):
+    """So that it is known which call fails."""
+    monkeypatch.setattr("tempo_fast.engine.crew.MOST", 1)
+
+
 class FakeMeter(Meter):
     """A device with `free` bytes; host: bytes of the host, None if it is the host."""
 

@@ -12,9 +12,10 @@ import pytest
 
 pytest.importorskip("av")
 
+from tempo_fast import threads
 from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
-from tempo_fast.video import decode, workers
+from tempo_fast.video import decode
 from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.parallel import in_order
 from tempo_fast.video.plan import Packets, plan
@@ -174,9 +175,9 @@ def test_a_frame_shown_before_its_keyframe_is_decoded_from_the_one_before():
 
 def test_a_containers_share_of_the_cores(tmp_path, monkeypatch):
     limit = tmp_path / "cpu.max"
-    monkeypatch.setattr(workers, "_CPU_MAX", limit)
+    monkeypatch.setattr(threads, "_CPU_MAX", limit)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
-    assert workers.usable_cores() == 16
+    assert threads.usable_cores() == 16
     for says, cores in (
         ("max 100000", 16),
         ("250000 100000", 3),
@@ -185,4 +186,4 @@ def test_a_containers_share_of_the_cores(tmp_path, monkeypatch):
         ("nonsense", 16),
     ):
         limit.write_text(says + "\n")
-        assert workers.usable_cores() == cores
+        assert threads.usable_cores() == cores

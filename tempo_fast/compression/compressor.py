@@ -20,6 +20,7 @@ from tempo_fast.compression.encoder import Progress, SegmentEncoder, T, silent
 from tempo_fast.engine import ops
 from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.clock import Clock
+from tempo_fast.engine.crew import crew_size
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import SHARE, cache_bytes
 from tempo_fast.engine.streams import OneLane
@@ -111,6 +112,7 @@ class Compressor(SegmentEncoder):
 
         if video.cache is None:
             plan, memory, room = video.plan, video.memory, len(embeds)
+            _ = self.system  # before any thread begins
             with video.read(clock) as windows:
                 lanes = OneLane(clock)
                 encoded = self._encoded(plan, memory, windows, lanes, progress, ask, room=room)
@@ -174,7 +176,8 @@ class Compressor(SegmentEncoder):
         """What `work` makes of each chunk of rows, in order."""
         report = progress or silent
         report(stage, 0, len(tokens))
-        for rows, result in in_chunks(tokens, video.memory, self.meter, work):
+        threads = crew_size(self.device)
+        for rows, result in in_chunks(tokens, video.memory, self.meter, work, threads=threads):
             report(stage, rows.stop, len(tokens))
             yield result
 

@@ -15,6 +15,7 @@ from tempo_fast.compression.prompt import SegmentPrompt
 from tempo_fast.engine import ops
 from tempo_fast.engine.chunks import in_chunks, memory_explained
 from tempo_fast.engine.clock import Clock
+from tempo_fast.engine.crew import crew_size
 from tempo_fast.engine.graphs import graphs_for
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import MemoryPlan, plan_memory
@@ -26,7 +27,7 @@ from tempo_fast.options import AskOptions
 
 # Tokens that run at once. An accelerator wants enough to be busy; a CPU wants the activations to
 # stay near its caches.
-CHUNK_TOKENS, CPU_CHUNK_TOKENS = 8192, 2048
+CHUNK_TOKENS, CPU_CHUNK_TOKENS = 8192, 1280
 
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
@@ -69,6 +70,13 @@ class SegmentEncoder:
         self.decoder.extend(self.decoder.embed(ids), positions, packing, cache, outputs="none")
         return cache
 
+    @property
+    def _in_flight(self) -> int:
+        """Chunks whose memory is in use at once, at most."""
+        # A captured chunk keeps its memory beside those that are not captured.
+        lanes = self.lanes.in_flight + (self.captured is not None)
+        return max(lanes, crew_size(self.device))
+
     def plan_memory(self, plan: SegmentPlan, frame_bytes: int, asking: AskOptions) -> MemoryPlan:
         """What encoding and asking need, and what is done where that is not free."""
         system = len(self.prompt.system)
@@ -79,8 +87,7 @@ class SegmentEncoder:
             chunk_tokens=self.chunk_tokens,
             itemsize=self.model.memory_tokens.itemsize,
             weights=sum(tensor.nbytes for tensor in self.model.parameters()),
-            # A captured chunk keeps its memory beside those that are not captured.
-            in_flight=self.lanes.in_flight + (self.captured is not None),
+            in_flight=self._in_flight,
         )
 
     def encode(
@@ -105,7 +112,7 @@ class SegmentEncoder:
                 cache.copy_rows(segments, encoded, rows)
 
         into = cache if resident else None
-        _ = self.system  # before any lane begins
+        _ = self.system  # before any lane or thread begins
         with self.lanes(clock) as lanes:
             for _ in self._encoded(plan, memory, windows, lanes, progress, keep, into=into):
                 pass
@@ -148,11 +155,11 @@ class SegmentEncoder:
         """
         report = progress or silent
         count, system = len(plan.segments), len(self.prompt.system)
-        coming, held = iter(windows), {}
+        coming, held = enumerate(windows), {}
 
         def take(rows: range) -> None:
-            for row in range(rows.start + len(held), rows.stop):
-                held[row] = next(coming)
+            while rows[-1] not in held:
+                row, held[row] = next(coming)
                 report("decode", row + 1, count)
 
         def work(rows: range) -> T:
@@ -181,7 +188,8 @@ class SegmentEncoder:
         report("decode", 0, count)
         report("encode", 0, count)
         sizes = [max(len(segment.ids), room) for segment in plan.segments]
-        for rows, result in in_chunks(sizes, memory, self.meter, work, take):
+        threads = crew_size(self.device)
+        for rows, result in in_chunks(sizes, memory, self.meter, work, take, threads=threads):
             for row in rows:
                 del held[row]
             report("encode", rows.stop, count)
@@ -191,9 +199,12 @@ class SegmentEncoder:
         self, windows: list[torch.Tensor], plan: SegmentPlan, lanes: Lanes
     ) -> torch.Tensor:
         """Patches [frame pairs, P, pixels] of some segments' frames."""
-        dtype = self.model.memory_tokens.dtype
-        sent = (lanes.send(window, self.device) for window in windows)
-        return torch.cat([ops.preprocess(window, plan.resizing, dtype) for window in sent])
+        pairs = [len(window) // self.model.config.vision.temporal_patch for window in windows]
+        patches = self.model.vision.new_patches(sum(pairs), plan.grid)
+        for window, part in zip(windows, patches.split(pairs), strict=True):
+            sent = lanes.send(window, self.device)
+            ops.preprocess(sent, plan.resizing, patches.dtype, out=part)
+        return patches
 
     def _see(
         self, patches: torch.Tensor, plan: SegmentPlan

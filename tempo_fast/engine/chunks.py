@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
+from tempo_fast.engine.crew import Crew
 from tempo_fast.engine.memory import MemoryPlan
 from tempo_fast.engine.meter import Meter, is_out_of_memory
 from tempo_fast.errors import OutOfMemoryError
 
 T = TypeVar("T")
+# Less isn't worth a thread.
+FEWEST_TOKENS = 256
 HELP = (
     "try dtype='bfloat16', fewer or shorter segments (max_frames, frame_windows), a smaller "
     "visual_token_budget, or end other programs that use the device's memory"
@@ -23,37 +29,58 @@ def in_chunks(
     meter: Meter,
     work: Callable[[range], T],
     before: Callable[[range], None] | None = None,
+    *,
+    threads: int = 1,
 ) -> Iterator[tuple[range, T]]:
     """Yield (items, work(items)) for items 0…len(tokens), each once and in order.
 
-    tokens: of each item. A chunk has at most memory.chunk_tokens tokens, or one item. `before` is
-    called first, and what it raises is raised. When `work` runs out of memory, the chunk is halved,
-    in `memory` too, and work is called again with its first half: it must be able to start over.
+    tokens: of each item. A chunk has at most memory.chunk_tokens tokens, or one item. threads: that
+    work on chunks beside each other; chunks are then small enough that each has one. `before` is
+    called first, in the caller's thread, and what it raises is raised. When `work` runs out of
+    memory, the chunk is halved, in `memory` too, and work is called again with its first half and
+    with what was begun behind it: it must be able to start over.
     Raises OutOfMemoryError when that happens to one item alone.
     """
-    done = 0
-    while done < len(tokens):
-        end, total = done + 1, tokens[done]
-        while end < len(tokens) and total + tokens[end] <= memory.chunk_tokens:
+    share = max(FEWEST_TOKENS, -(-sum(tokens) // threads)) if threads > 1 else math.inf
+
+    def chunk(first: int) -> range:
+        most, end, total = min(memory.chunk_tokens, share), first + 1, tokens[first]
+        while end < len(tokens) and total + tokens[end] <= most:
             total += tokens[end]
             end += 1
-        items = range(done, end)
-        if before:
-            before(items)
-        try:
-            result = work(items)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(items) == 1:
-                raise _explained("one segment", meter) from error
-        else:
-            yield items, result
-            done = end
-            continue
-        # The exception and its frames are gone now, and with them the tensors of the attempt.
-        meter.release()
-        memory.halve(total)
+        return range(first, end)
+
+    if not tokens or len(chunk(0)) == len(tokens):
+        threads = 1
+    begun: deque[tuple[range, Future[T]]] = deque()
+    ahead = 0
+    with Crew(threads) as crew:
+        while begun or ahead < len(tokens):
+            if ahead < len(tokens) and len(begun) < crew.ahead:
+                items = chunk(ahead)
+                if before:
+                    before(items)
+                begun.append((items, crew.begin(work, items)))
+                ahead = items.stop
+                continue
+            items, future = begun.popleft()
+            try:
+                result = future.result()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(items) == 1:
+                    raise _explained("one segment", meter) from error
+            else:
+                yield items, result
+                continue
+            wait(late for _, late in begun)
+            # The exceptions and their frames go now, and with them the tensors of the attempts.
+            del future
+            begun.clear()
+            meter.release()
+            memory.halve(sum(tokens[item] for item in items))
+            ahead = items.start
 
 
 @contextmanager

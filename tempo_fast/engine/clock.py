@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from time import perf_counter
@@ -17,11 +18,13 @@ _naming = False
 class Clock:
     """Adds up the seconds that each stage takes, the device's work included.
 
-    On CUDA a stage waits at its end for the current stream: stages are long and few.
+    Of threads that work beside each other it adds up the seconds of each. On CUDA a stage waits at
+    its end for the current stream: stages are long and few.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._adding = threading.Lock()
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
@@ -33,11 +36,12 @@ class Clock:
                 if self._device.type == "cuda":
                     torch.cuda.current_stream(self._device).synchronize()
         finally:
-            self.seconds[stage] += perf_counter() - begin
+            self.add(stage, perf_counter() - begin)
 
     def add(self, stage: str, seconds: float) -> None:
         """Count seconds that were measured elsewhere."""
-        self.seconds[stage] += seconds
+        with self._adding:
+            self.seconds[stage] += seconds
 
 
 @contextmanager

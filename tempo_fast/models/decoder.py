@@ -16,6 +16,7 @@ from torch import nn
 from tempo_fast.checkpoint.config import DecoderConfig
 from tempo_fast.engine import ops
 from tempo_fast.engine.attention import Backend, Site, choose_cached
+from tempo_fast.engine.crew import keep_on
 from tempo_fast.engine.kv_cache import KVCache, Packing
 from tempo_fast.engine.step import Step
 from tempo_fast.models.layers import Linear, RMSNorm, empty
@@ -199,6 +200,7 @@ class Decoder(nn.Module):
         features = deepstack.features if deepstack is not None else ()
         last, update = len(self.layers) - 1, None
         for i, layer in enumerate(self.layers):
+            keep_on()
             wanted = outputs if i == last else "all"
             hidden, update = layer(hidden, update, turn, packing, keys[i], values[i], wanted)
             if i < len(features) and wanted == "all":

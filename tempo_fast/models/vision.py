@@ -15,6 +15,7 @@ from torch.nn.functional import gelu
 from tempo_fast.checkpoint.config import VisionConfig
 from tempo_fast.engine import ops
 from tempo_fast.engine.attention import Backend, Site, choose_dense
+from tempo_fast.engine.crew import keep_on
 from tempo_fast.models.layers import LayerNorm, Linear, empty, parameters_by_name
 from tempo_fast.models.rotary import rotary_frequencies
 
@@ -103,7 +104,7 @@ class PatchEmbedding(nn.Module):
         self.bias = empty(config.width, **where)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(patches, self.weight.flatten(1), self.bias)
+        return ops.linear(patches, self.weight.flatten(1), self.bias)
 
 
 class VisionEncoder(nn.Module):
@@ -141,6 +142,11 @@ class VisionEncoder(nn.Module):
         angle = torch.cat((angle, angle), -1)
         return ops.grid_table(weight, h, w, merge=merge), angle.cos(), angle.sin()
 
+    def new_patches(self, count: int, grid: tuple[int, int]) -> torch.Tensor:
+        """Room for the patches of `count` temporal patches of one grid, uninitialised."""
+        weight = self.patch_embed["proj"].weight
+        return weight.new_empty(count, grid[0] * grid[1], weight[0].numel())
+
     def forward(
         self, patches: torch.Tensor, grid: tuple[int, int]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -158,6 +164,7 @@ class VisionEncoder(nn.Module):
         x = self.patch_embed["proj"](patches) + table
         update, features = None, []
         for i, block in enumerate(self.blocks):
+            keep_on()
             x, update = block(x, update, turn)
             if i in self.config.deepstack:
                 x, update = x + update, None

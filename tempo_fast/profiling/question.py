@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile
 
 from tempo_fast import __version__
 from tempo_fast.cli.files import dumps, write_atomically
@@ -77,7 +77,13 @@ def profile_question(
         if sampler is not None:
             stack.enter_context(sampler)
         stack.enter_context(named_stages())
-        profiler = stack.enter_context(profile(activities=activities))
+        profiler = stack.enter_context(
+            # On a CPU the networks run in threads of their own.
+            profile(
+                activities=activities,
+                experimental_config=_ExperimentalConfig(profile_all_threads=not on_gpu),
+            )
+        )
         began = perf_counter()
         answer = pipe(video, query, progress=progress, **options)
         seconds = perf_counter() - began

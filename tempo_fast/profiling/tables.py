@@ -44,7 +44,10 @@ def render(summary: Mapping[str, Any]) -> str:
         f"{name:12} {seconds:10.4f} {seconds / total:7.1%}"
         for name, seconds in summary["stages"].items()
     ]
-    lines += ["decode and resize run in threads beside the rest", ""]
+    threads = "decode and resize run in threads beside the rest"
+    if summary["machine"]["device"] == "cpu":
+        threads += ", vision and compress in several: their seconds are added"
+    lines += [threads, ""]
     lines += [f"{'operator':56} {'calls':>7} {'device ms':>10} {'host ms':>10}"]
     lines += [
         f"{row['name'][:56]:56} {row['calls']:7d} {row['device_seconds'] * 1e3:10.2f} "

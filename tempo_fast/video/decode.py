@@ -14,6 +14,7 @@ from av.video.reformatter import VideoReformatter
 
 from tempo_fast.errors import DamageWarning, VideoError
 from tempo_fast.options import OpenOptions
+from tempo_fast.threads import torch_in_one_thread, usable_cores
 from tempo_fast.video.container import open_video
 from tempo_fast.video.frames import FrameSource, Resize, as_it_is, never
 from tempo_fast.video.parallel import in_order
@@ -22,7 +23,6 @@ from tempo_fast.video.runs import RunReader, UnplannedError, open_runs
 from tempo_fast.video.samples import choose_samples
 from tempo_fast.video.scan import scan
 from tempo_fast.video.sequential import every_frame, pick, with_numbers
-from tempo_fast.video.workers import torch_in_one_thread, usable_cores
 
 _MOST_WORKERS = 8
 # After so many surprises the file isn't worth planning for.

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from tempo_fast.errors import OptionError, VideoError
+from tempo_fast.threads import torch_in_one_thread, usable_cores
 from tempo_fast.video.frames import FrameSource, Resize, as_it_is
 from tempo_fast.video.handoff import Handoff, Segment
 from tempo_fast.video.resize import resize_frame
-from tempo_fast.video.workers import torch_in_one_thread, usable_cores
 
 
 @dataclass(frozen=True)

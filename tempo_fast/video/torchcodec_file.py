@@ -10,10 +10,10 @@ import torch
 
 from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
+from tempo_fast.threads import usable_cores
 from tempo_fast.video.frames import FrameSource
 from tempo_fast.video.samples import choose_samples
 from tempo_fast.video.scan import scan
-from tempo_fast.video.workers import usable_cores
 
 # Decoded frames of one batch: these bytes, but always one. Two batches may be held at once.
 _ROOM_BYTES = 80 << 20

@@ -1,4 +1,4 @@
-"""How many threads work on a video, and that each of them is only one."""
+"""How many threads work at once, and on how many cores each of them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,19 @@ def torch_in_one_thread() -> None:
     """Keep torch's CPU operations that this thread calls from starting threads of their own.
 
     Several threads that each wait for a team of others on the same cores are slower than one.
+    """
+    torch_in_threads(1)
+
+
+def torch_in_threads(count: int) -> None:
+    """Let torch's CPU operations that this thread calls run in `count` threads.
+
     `torch.set_num_threads` holds for the calling thread and for those that come to torch later;
     setting the old number again from a thread that ends leaves it to this one alone.
     """
     with _SETTING:
         before = torch.get_num_threads()
-        torch.set_num_threads(1)
+        torch.set_num_threads(count)
         restoring = threading.Thread(
             target=torch.set_num_threads, args=(before,), name="tempo-fast-restoring"
         )
