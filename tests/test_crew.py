@@ -1,7 +1,9 @@
 """Chunks that threads work on beside each other: the same answers, and no thread left behind."""
 
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,33 @@ def test_a_chunk_without_memory_is_halved_with_what_was_begun_behind_it(threads)
     assert prepared == set(range(20)) and memory.chunk_tokens == 1
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_failed_attempts_made_is_gone_before_the_next(threads, monkeypatch):
+    monkeypatch.setattr(chunks, "FEWEST_TOKENS", 1)
+    made, alive = [], []
+
+    class Tensor:
+        pass
+
+    class Watching(AnyMeter):
+        def release(self):
+            alive.append([one for one in made if one() is not None])
+
+    def work(items):
+        activations = Tensor()
+        made.append(weakref.ref(activations))
+        if len(items) > 1:
+            raise MemoryError
+        return len(items)
+
+    gc.disable()
+    try:
+        assert len(list(in_chunks([1] * 8, plan_of(2), Watching(), work, threads=threads))) == 8
+    finally:
+        gc.enable()
+    assert alive == [[]]
+
+
 def test_one_item_that_is_too_large_is_an_error():
     def work(items):
         if 2 in items:
@@ -175,11 +204,11 @@ def test_work_has_the_modes_and_the_cores_of_who_asked(several):
 
     for size, share in ((2, 1), (3, 1)):
         with Crew(size) as crew_of:
-            assert crew_of.begin(modes).result() == (True, False, share)
+            assert crew_of.begin(modes)() == (True, False, share)
             with torch.no_grad():
-                assert crew_of.begin(modes).result() == (False, False, share)
+                assert crew_of.begin(modes)() == (False, False, share)
             with torch.inference_mode():
-                assert crew_of.begin(modes).result() == (False, True, share)
+                assert crew_of.begin(modes)() == (False, True, share)
     assert torch.get_num_threads() == 3
 
 

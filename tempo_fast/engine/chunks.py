@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -52,7 +51,7 @@ def in_chunks(
 
     if not tokens or len(chunk(0)) == len(tokens):
         threads = 1
-    begun: deque[tuple[range, Future[T]]] = deque()
+    begun: deque[tuple[range, Callable[[], T]]] = deque()
     ahead = 0
     with Crew(threads) as crew:
         while begun or ahead < len(tokens):
@@ -63,9 +62,9 @@ def in_chunks(
                 begun.append((items, crew.begin(work, items)))
                 ahead = items.stop
                 continue
-            items, future = begun.popleft()
+            items, finish = begun.popleft()
             try:
-                result = future.result()
+                result = finish()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -74,9 +73,9 @@ def in_chunks(
             else:
                 yield items, result
                 continue
-            wait(late for _, late in begun)
+            crew.settle()
             # The exceptions and their frames go now, and with them the tensors of the attempts.
-            del future
+            del finish
             begun.clear()
             meter.release()
             memory.halve(sum(tokens[item] for item in items))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -43,13 +44,14 @@ def keep_on() -> None:
 class Crew:
     """`size` threads. As a context: leaving it ends what they are doing, and them.
 
-    size 1: no thread, work is done where it is begun.
+    size 1: no thread, work is done where its result is asked for.
     """
 
     def __init__(self, size: int) -> None:
         # One that waits, so that nobody waits for the work to be handed out.
         self.ahead = size + 1 if size > 1 else 1
         self._pool = None
+        self._begun: list[Future] = []
         if size > 1:
             self._left = threading.Event()
             share = max(1, torch.get_num_threads() // size)
@@ -59,22 +61,28 @@ class Crew:
         torch_in_threads(share)
         _thread.left = self._left
 
-    def begin(self, work: Callable[..., T], *args: object) -> Future[T]:
-        """Start work(*args) when its turn comes, in the modes of the calling thread."""
+    def begin(self, work: Callable[..., T], *args: object) -> Callable[[], T]:
+        """Start work(*args) when its turn comes, in the modes of the calling thread.
+
+        Returns what waits for it to end and returns or raises what it did.
+        """
         if self._pool is None:
-            future = Future()
-            try:
-                future.set_result(work(*args))
-            except Exception as error:
-                future.set_exception(error)
-            return future
+            return partial(work, *args)
         inference, learning = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
         def in_modes() -> T:
             with torch.inference_mode(inference), torch.set_grad_enabled(learning):
                 return work(*args)
 
-        return self._pool.submit(in_modes)
+        future = self._pool.submit(in_modes)
+        self._begun = [earlier for earlier in self._begun if not earlier.done()]
+        self._begun.append(future)
+        return future.result
+
+    def settle(self) -> None:
+        """Wait until nothing that was begun is being worked on."""
+        wait(self._begun)
+        self._begun.clear()
 
     def __enter__(self) -> Crew:
         return self
