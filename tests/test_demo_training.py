@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tempo_fast.engine import ops
 from tempo_kernels.launch import HAS_TRITON, INTERPRETED
 
 from .pretend_cuda import pretend_cuda
@@ -27,6 +28,14 @@ def scripts_are_importable():
     sys.path.insert(0, str(SCRIPT.parent))
     yield
     sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def later_tests_have_kernels_again():
+    """Training takes the plain path for its whole process."""
+    before = ops.set_kernels("auto")
+    yield
+    ops.set_kernels(before)
 
 
 @pytest.fixture(scope="module")
