@@ -34,8 +34,8 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--size",
-        help="tiny, small, tempo-6b or a checkpoint's folder, several with commas between (default:"
-        " tempo-6b on a GPU, tiny elsewhere)",
+        help="tiny, small, wide, tempo-6b or a checkpoint's folder, several with commas between"
+        " (default: tempo-6b on a GPU, tiny elsewhere)",
     )
     group.addoption(
         "--dtype",
@@ -104,7 +104,7 @@ def sizes(config: pytest.Config) -> list[str]:
                 f"--size {size}: it is none of {', '.join(SIZES)}, nor a checkpoint's folder"
             )
         if size == "tempo-6b" and not on_gpu:
-            raise pytest.UsageError("--size tempo-6b needs a GPU; take tiny or small")
+            raise pytest.UsageError("--size tempo-6b needs a GPU; take tiny, small or wide")
     return chosen
 
 

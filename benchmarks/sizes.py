@@ -1,7 +1,8 @@
 """The models that are timed: engine and baseline around the same weights, made on the device.
 
-`tiny` is the golden checkpoint. `small` and `tempo-6b` have random weights and no file; `tempo-6b`
-has the full sizes of Tempo-6B and needs a GPU. A folder is a checkpoint to read.
+`tiny` is the golden checkpoint. `small`, `wide` and `tempo-6b` have random weights and no file;
+`tempo-6b` has the full sizes of Tempo-6B and needs a GPU, `wide` its widths and few of its layers,
+in float32 and 16 GB of memory. A folder is a checkpoint to read.
 """
 
 from __future__ import annotations
@@ -75,6 +76,15 @@ RANDOM = {
         vocabulary=4096,
         memory_tokens=32,
         frame=(180, 320),
+    ),
+    "wide": Shape(
+        vision=_vision(6, 1024, 16, [1, 2, 3]),
+        compressor=_decoder(4, 2048, 6144, 16, 8, 128),
+        language_model=_decoder(4, 2560, 9728, 32, 8, 128),
+        sections=(24, 20, 20),
+        vocabulary=151936,
+        memory_tokens=128,
+        frame=(256, 512),
     ),
     "tempo-6b": Shape(
         vision=_vision(24, 1024, 16, [5, 11, 17]),

@@ -46,6 +46,18 @@ def bench(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+def test_wide_has_the_widths_of_the_full_size():
+    wide, depths = sizes.RANDOM["wide"], ("depth", "num_hidden_layers", "deepstack_visual_indexes")
+    for name in ("vision", "compressor", "language_model"):
+        few, full = getattr(wide, name), getattr(SHAPE, name)
+        assert {k: few[k] for k in few if k not in depths} == {
+            k: full[k] for k in full if k not in depths
+        }
+    assert len(wide.vision["deepstack_visual_indexes"]) == 3
+    rest = ("sections", "vocabulary", "memory_tokens", "frame")
+    assert all(getattr(wide, name) == getattr(SHAPE, name) for name in rest)
+
+
 def test_floors_of_the_exact_shapes():
     seen = floors.vision(CONFIG.vision, HOUR)
     assert seen.flops == pytest.approx(185e12, rel=0.005)
@@ -198,7 +210,7 @@ class Options(dict):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("size", "huge", "none of tiny, small, tempo-6b"),
+        ("size", "huge", "none of tiny, small, wide, tempo-6b"),
         ("cases", "64", "FRAMES:BUDGET"),
         ("cases", "64:-1", "FRAMES:BUDGET"),
         ("new_tokens", 1, "at least 2"),
