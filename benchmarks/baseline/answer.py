@@ -120,7 +120,7 @@ class Baseline:
     def see(self, batch: SegmentBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Visual tokens [V, D] and deepstack features [V, D] of all segments."""
         seen = self.networks.vision_language.get_video_features(batch.pixels, batch.grids)
-        return torch.cat(seen.pooler_output), [torch.cat(part) for part in seen.deepstack_features]
+        return _joined(seen.pooler_output), [_joined(part) for part in seen.deepstack_features]
 
     def compress(
         self, batch: SegmentBatch, tokens: torch.Tensor, features: list[torch.Tensor]
@@ -207,3 +207,8 @@ class _FirstToken(BaseStreamer):
 
     def end(self) -> None:
         pass
+
+
+def _joined(features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """Those of all videos: transformers splits the deepstack features by video since 5.18."""
+    return features if isinstance(features, torch.Tensor) else torch.cat(features)
