@@ -105,6 +105,7 @@ def _memory(config: Any, parameters: int) -> dict[str, Any]:
 
     from tempo_fast.compression.encoded import QUERY_ROOM, TAG_TOKENS, TEXT_TOKENS
     from tempo_fast.compression.encoder import default_chunk
+    from tempo_fast.engine.crew import crew_size
     from tempo_fast.engine.memory import Work, plan_memory
     from tempo_fast.engine.meter import meter_of
     from tempo_fast.language_model.steps import CACHE_STEP
@@ -129,6 +130,7 @@ def _memory(config: Any, parameters: int) -> dict[str, Any]:
         work,
         meter_of(device),
         chunk_tokens=default_chunk(device),
+        threads=crew_size(device),
         itemsize=2,
         weights=2 * parameters,
         loaded=False,

@@ -20,7 +20,6 @@ from tempo_fast.compression.encoder import Progress, SegmentEncoder, T, silent
 from tempo_fast.engine import ops
 from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.clock import Clock
-from tempo_fast.engine.crew import crew_size
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import SHARE, cache_bytes
 from tempo_fast.engine.streams import OneLane
@@ -176,8 +175,7 @@ class Compressor(SegmentEncoder):
         """What `work` makes of each chunk of rows, in order."""
         report = progress or silent
         report(stage, 0, len(tokens))
-        threads = crew_size(self.device)
-        for rows, result in in_chunks(tokens, video.memory, self.meter, work, threads=threads):
+        for rows, result in in_chunks(tokens, video.memory, self.meter, work):
             report(stage, rows.stop, len(tokens))
             yield result
 

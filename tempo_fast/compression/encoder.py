@@ -70,13 +70,6 @@ class SegmentEncoder:
         self.decoder.extend(self.decoder.embed(ids), positions, packing, cache, outputs="none")
         return cache
 
-    @property
-    def _in_flight(self) -> int:
-        """Chunks whose memory is in use at once, at most."""
-        # A captured chunk keeps its memory beside those that are not captured.
-        lanes = self.lanes.in_flight + (self.captured is not None)
-        return max(lanes, crew_size(self.device))
-
     def plan_memory(self, plan: SegmentPlan, frame_bytes: int, asking: AskOptions) -> MemoryPlan:
         """What encoding and asking need, and what is done where that is not free."""
         system = len(self.prompt.system)
@@ -87,7 +80,9 @@ class SegmentEncoder:
             chunk_tokens=self.chunk_tokens,
             itemsize=self.model.memory_tokens.itemsize,
             weights=sum(tensor.nbytes for tensor in self.model.parameters()),
-            in_flight=self._in_flight,
+            # A captured chunk keeps its memory beside those that are not captured.
+            in_flight=self.lanes.in_flight + (self.captured is not None),
+            threads=crew_size(self.device),
         )
 
     def encode(
@@ -188,8 +183,7 @@ class SegmentEncoder:
         report("decode", 0, count)
         report("encode", 0, count)
         sizes = [max(len(segment.ids), room) for segment in plan.segments]
-        threads = crew_size(self.device)
-        for rows, result in in_chunks(sizes, memory, self.meter, work, take, threads=threads):
+        for rows, result in in_chunks(sizes, memory, self.meter, work, take):
             for row in rows:
                 del held[row]
             report("encode", rows.stop, count)

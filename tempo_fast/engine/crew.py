@@ -6,6 +6,7 @@ are small, and after each the cores wait for one another.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,11 +17,15 @@ import torch
 
 from tempo_fast.threads import torch_in_threads, usable_cores
 
-# Each holds the activations of a chunk; with more cores, a chunk takes several.
+# Each holds the activations of a chunk; where there are more cores, a chunk takes several.
 MOST = 4
 
 T = TypeVar("T")
 _thread = threading.local()
+_making = threading.Lock()
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+if hasattr(os, "register_at_fork"):  # a child process has none of the threads
+    os.register_at_fork(after_in_child=_pools.clear)
 
 
 class _LeftError(Exception):
@@ -31,7 +36,10 @@ def crew_size(device: torch.device) -> int:
     """Chunks that are worked on at once by threads; fewer where torch was told to use few."""
     if device.type != "cpu":
         return 1
-    return min(MOST, usable_cores(), torch.get_num_threads())
+    cores = min(usable_cores(), torch.get_num_threads())
+    # As few cores as possible stay idle, and then as many chunks as possible run.
+    sizes = range(min(2, MOST, cores), min(MOST, cores) + 1)
+    return max(sizes, key=lambda size: (cores // size * size, size))
 
 
 def keep_on() -> None:
@@ -41,8 +49,19 @@ def keep_on() -> None:
         raise _LeftError
 
 
+def _pool(size: int) -> ThreadPoolExecutor:
+    """Threads that stay: torch's number of threads is set for the whole process for a moment."""
+    share = max(1, torch.get_num_threads() // size)
+    with _making:
+        if (size, share) not in _pools:
+            _pools[size, share] = ThreadPoolExecutor(
+                size, "tempo-fast-chunk", torch_in_threads, (share,)
+            )
+        return _pools[size, share]
+
+
 class Crew:
-    """`size` threads. As a context: leaving it ends what they are doing, and them.
+    """`size` threads. As a context: leaving it ends what they are doing for it.
 
     size 1: no thread, work is done where its result is asked for.
     """
@@ -50,16 +69,9 @@ class Crew:
     def __init__(self, size: int) -> None:
         # One that waits, so that nobody waits for the work to be handed out.
         self.ahead = size + 1 if size > 1 else 1
-        self._pool = None
+        self._pool = _pool(size) if size > 1 else None
+        self._left = threading.Event()
         self._begun: list[Future] = []
-        if size > 1:
-            self._left = threading.Event()
-            share = max(1, torch.get_num_threads() // size)
-            self._pool = ThreadPoolExecutor(size, "tempo-fast-chunk", self._join, (share,))
-
-    def _join(self, share: int) -> None:
-        torch_in_threads(share)
-        _thread.left = self._left
 
     def begin(self, work: Callable[..., T], *args: object) -> Callable[[], T]:
         """Start work(*args) when its turn comes, in the modes of the calling thread.
@@ -71,8 +83,13 @@ class Crew:
         inference, learning = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
         def in_modes() -> T:
-            with torch.inference_mode(inference), torch.set_grad_enabled(learning):
-                return work(*args)
+            _thread.left = self._left
+            try:
+                keep_on()
+                with torch.inference_mode(inference), torch.set_grad_enabled(learning):
+                    return work(*args)
+            finally:
+                _thread.left = None
 
         future = self._pool.submit(in_modes)
         self._begun = [earlier for earlier in self._begun if not earlier.done()]
@@ -88,6 +105,7 @@ class Crew:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
-            self._left.set()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._left.set()
+        for future in self._begun:
+            future.cancel()
+        self.settle()

@@ -52,7 +52,8 @@ class MemoryPlan:
     largest chunk. language_model: its cache and prefill. chunk_tokens: tokens that run at once.
     placement: where the segments' keys and values are between questions: "device"; "host", in
     pinned memory, rows moved to the device chunk by chunk; "dropped", so that each question
-    encodes the video again. halved: how often memory ran out all the same and the chunk was halved.
+    encodes the video again. threads: that work on chunks beside each other, on a CPU; it is in what
+    was counted. halved: how often memory ran out all the same and the chunk was halved.
     """
 
     free: int | None
@@ -62,6 +63,7 @@ class MemoryPlan:
     language_model: int
     chunk_tokens: int
     placement: str
+    threads: int = 1
     halved: int = 0
 
     @property
@@ -145,15 +147,17 @@ def plan_memory(
     itemsize: int,
     weights: int,
     in_flight: int = 1,
+    threads: int = 1,
     loaded: bool = True,
 ) -> MemoryPlan:
     """Decide how large the chunks are and where the segments' keys and values stay.
 
     chunk_tokens: tokens that run at once where memory doesn't matter. itemsize: bytes of a value.
-    in_flight: chunks that are worked on at the same time. loaded: whether the weights are on the
-    device already. Where it doesn't fit, the chunk is
-    halved, down to one segment; then the keys and values go to the host, where that is elsewhere;
-    then they are dropped. When even that is too much by this count, it is tried all the same.
+    in_flight: chunks that are worked on at the same time by each of at most `threads` threads.
+    loaded: whether the weights are on the device already. Where it doesn't fit, the chunk is
+    halved, down to one segment; then there is one thread; then the keys and values go to the host,
+    where that is elsewhere; then they are dropped. When even that is too much by this count, it is
+    tried all the same.
     """
     compressor = config.compressor
     row_bytes = cache_bytes(compressor, work.row, itemsize)
@@ -175,18 +179,27 @@ def plan_memory(
     for placement in PLACEMENTS:
         if placement == "host" and not _host_takes(meter, hosted, compressor.layers):
             continue
-        tokens = chunk_tokens
+        tokens, beside = chunk_tokens, min(threads, work.segments)
         while True:
-            rows = min(max(1, tokens // work.visual), work.segments)
-            activations = in_flight * _chunk_bytes(config, work, rows, itemsize) + memory_tokens
+            rows = min(max(1, tokens // work.visual), -(-work.segments // beside))
+            each = _chunk_bytes(config, work, rows, itemsize)
             if placement != "device":
-                activations += in_flight * rows * row_bytes
-            plan = replace(plan, activations=activations, chunk_tokens=tokens, placement=placement)
+                each += rows * row_bytes
+            plan = replace(
+                plan,
+                activations=in_flight * beside * each + memory_tokens,
+                chunk_tokens=tokens,
+                placement=placement,
+                threads=beside,
+            )
             if free is None or plan.needed <= SHARE * free:
                 return plan
-            if rows == 1:
+            if rows > 1:
+                tokens = rows * work.visual // 2
+            elif beside > 1:
+                beside = 1
+            else:
                 break
-            tokens = rows * work.visual // 2
     return plan
 
 

@@ -24,14 +24,15 @@ _product = _find()
 AVAILABLE = _product is not None
 
 
-def takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
     """Whether `linear` can compute x [..., in] times weight [out, in], and is worth it."""
     if not AVAILABLE or x.device.type != "cpu" or x.numel() * weight.shape[0] < FEWEST:
         return False
     if not x.dtype == weight.dtype == torch.float32 or not torch.backends.mkldnn.enabled:
         return False
     # What it computes is unknown to autograd and to autocast.
-    learning = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return not (learning or torch.is_autocast_enabled("cpu"))
 
 

@@ -90,7 +90,7 @@ def _operation(kernel: Callable, plain: Callable, segments: int | None = None) -
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x Wᵀ + b: [..., out] of x [..., in], weight [out, in] and bias [out]."""
-    if _mode == "auto" and onednn.takes(x, weight):
+    if _mode == "auto" and onednn.takes(x, weight, bias):
         return onednn.linear(x, weight, bias)
     return torch.nn.functional.linear(x, weight, bias)
 
