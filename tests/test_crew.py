@@ -243,7 +243,7 @@ def test_both_networks_end_between_layers(pipe, frames, monkeypatch):
             )
             with pytest.raises(KeyError, match="nobody"):
                 pipe.open(frames[:64], fps=2.0)
-        assert calls and all(each.startswith("tempo-fast-chunk") for each in calls)
+        assert calls and all(each.startswith("tempo-crew") for each in calls)
     assert idle()
 
 
@@ -354,7 +354,7 @@ def test_answers_are_those_of_one_thread(pipe, frames, options, monkeypatch):
 
     monkeypatch.setattr(Crew, "begin", noting)
     beside, beside_compressed = answer(4)
-    assert len([name for name in names if name.startswith("tempo-fast-chunk")]) > 1
+    assert len([name for name in names if name.startswith("tempo-crew")]) > 1
     assert beside.token_ids == alone.token_ids
     assert beside_compressed.allocations.tolist() == alone_compressed.allocations.tolist()
     torch.testing.assert_close(

@@ -54,9 +54,7 @@ def _pool(size: int) -> ThreadPoolExecutor:
     share = max(1, torch.get_num_threads() // size)
     with _making:
         if (size, share) not in _pools:
-            _pools[size, share] = ThreadPoolExecutor(
-                size, "tempo-fast-chunk", torch_in_threads, (share,)
-            )
+            _pools[size, share] = ThreadPoolExecutor(size, "tempo-crew", torch_in_threads, (share,))
         return _pools[size, share]
 
 
