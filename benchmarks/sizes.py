@@ -7,7 +7,7 @@ in float32 and 16 GB of memory. A folder is a checkpoint to read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -67,6 +67,16 @@ def _decoder(layers: int, width: int, ffn: int, heads: int, kv_heads: int, head_
     }
 
 
+FULL = Shape(
+    vision=_vision(24, 1024, 16, [5, 11, 17]),
+    compressor=_decoder(28, 2048, 6144, 16, 8, 128),
+    language_model=_decoder(36, 2560, 9728, 32, 8, 128),
+    sections=(24, 20, 20),
+    vocabulary=151936,
+    memory_tokens=128,
+    frame=(256, 512),
+)
+
 RANDOM = {
     "small": Shape(
         vision=_vision(6, 256, 4, [1, 2, 3]),
@@ -77,24 +87,13 @@ RANDOM = {
         memory_tokens=32,
         frame=(180, 320),
     ),
-    "wide": Shape(
-        vision=_vision(6, 1024, 16, [1, 2, 3]),
-        compressor=_decoder(4, 2048, 6144, 16, 8, 128),
-        language_model=_decoder(4, 2560, 9728, 32, 8, 128),
-        sections=(24, 20, 20),
-        vocabulary=151936,
-        memory_tokens=128,
-        frame=(256, 512),
+    "wide": replace(
+        FULL,
+        vision={**FULL.vision, "depth": 6, "deepstack_visual_indexes": [1, 2, 3]},
+        compressor={**FULL.compressor, "num_hidden_layers": 4},
+        language_model={**FULL.language_model, "num_hidden_layers": 4},
     ),
-    "tempo-6b": Shape(
-        vision=_vision(24, 1024, 16, [5, 11, 17]),
-        compressor=_decoder(28, 2048, 6144, 16, 8, 128),
-        language_model=_decoder(36, 2560, 9728, 32, 8, 128),
-        sections=(24, 20, 20),
-        vocabulary=151936,
-        memory_tokens=128,
-        frame=(256, 512),
-    ),
+    "tempo-6b": FULL,
 }
 SIZES = ("tiny", *RANDOM)
 GOLDEN_FRAME = (180, 320)
