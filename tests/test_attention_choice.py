@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tempo_fast import TempoFastPipeline
+from tempo_fast import TempoFastPipeline, onednn
 from tempo_fast.engine.attention import (
     CACHED,
     DENSE,
@@ -89,7 +89,8 @@ def test_a_variable_forces_one(monkeypatch, gpu_of):
         ((8, 0), (), "fa3", r"can't run on cuda: needs .* capability 9.x; this one's is 8.0"),
         ((9, 0), (FA3,), "fa3", r"needs FlashAttention-3 .*; flash_attn_interface can't be imp"),
         ((9, 0), (FA2,), "fa2", r"needs flash-attn 2.3 or newer; flash_attn can't be imported"),
-        ((9, 0), (), "cudnn", r"TEMPO_FAST_ATTENTION must be auto, fa3, varlen, fa2, sdpa; got 'c"),
+        ((9, 0), (), "cudnn", r"must be auto, fa3, varlen, fa2, onednn, sdpa; got 'c"),
+        ((9, 0), (), "onednn", "needs a CPU with AVX-512"),
         ((9, 0), (), "", "got ''"),
     ],
 )
@@ -100,6 +101,27 @@ def test_a_backend_that_cannot_run_is_an_error(
     monkeypatch.setenv("TEMPO_FAST_ATTENTION", name)
     with pytest.raises(OptionError, match=message):
         chosen()
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_float32_on_a_cpu_takes_onednn_where_it_can(wide, monkeypatch):
+    monkeypatch.setattr(onednn, "AVAILABLE", wide)
+    name = "onednn" if wide else "sdpa"
+    assert chosen(torch.float32, device=CPU) == (name, name)
+    assert chosen(torch.bfloat16, device=CPU) == ("sdpa", "sdpa")
+    monkeypatch.setenv("TEMPO_FAST_ATTENTION", "sdpa")
+    assert chosen(torch.float32, device=CPU) == ("sdpa", name)
+    monkeypatch.setenv("TEMPO_FAST_ATTENTION", "onednn")
+    for dtype in (torch.float32, torch.bfloat16):
+        if wide and dtype == torch.float32:
+            assert chosen(dtype, device=CPU)[0] == "onednn"
+            continue
+        lacking = "needs float32" if wide else "needs a CPU with AVX-512"
+        with pytest.raises(OptionError, match=f"can't run on cpu: {lacking}"):
+            chosen(dtype, device=CPU)
 
 
 def test_a_package_without_what_is_called_counts_as_missing(monkeypatch, gpu_of):

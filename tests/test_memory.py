@@ -17,6 +17,7 @@ from tempo_fast.engine.memory import (
     SHARE,
     MemoryPlan,
     Work,
+    block_bytes,
     cache_bytes,
     decoder_bytes,
     plan_memory,
@@ -142,11 +143,14 @@ def peak(work):
     return most
 
 
-def test_what_is_counted_is_no_less_than_what_is_used(pipe):
+@pytest.mark.parametrize("block", [1 << 14, 1 << 18])
+def test_what_is_counted_is_no_less_than_what_is_used(pipe, monkeypatch, block):
+    monkeypatch.setattr("tempo_fast.engine.attention.unfused.BLOCK", block)
+    monkeypatch.setattr("tempo_fast.engine.memory.BLOCK", block)
     model = pipe.checkpoint.model
     patches = torch.randn(4, 64, 1536)
     used = peak(lambda: model.vision(torch.cat([p.clone() for p in patches.split(1)]), (8, 8)))
-    counted = vision_bytes(pipe.config.vision, 4 * 64, 4)
+    counted = vision_bytes(pipe.config.vision, 4 * 64, 4) + block_bytes(4)
     assert used <= counted < 4 * used
     decoder, tokens = model.language_model, 500
     hidden, cache = torch.randn(tokens, pipe.config.language_model.width), decoder.new_cache(1, 500)
@@ -154,7 +158,7 @@ def test_what_is_counted_is_no_less_than_what_is_used(pipe):
         hidden, torch.arange(tokens), cache.pack([0], [tokens]), cache
     )
     used = peak(run)
-    counted = decoder_bytes(pipe.config.language_model, tokens, 4)
+    counted = decoder_bytes(pipe.config.language_model, tokens, 4) + block_bytes(4)
     assert used <= counted < 4 * used
     used = peak(lambda: decoder.new_cache(3, 100))
     assert cache_bytes(pipe.config.language_model, 300, 4) == used

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from tempo_fast import TempoFastPipeline
-from tempo_fast.engine import onednn, ops
+from tempo_fast import TempoFastPipeline, onednn
+from tempo_fast.engine import ops
 
 CHECKPOINT = Path(__file__).parent / "golden" / "checkpoint" / "tiny-tempo"
 needs_it = pytest.mark.skipif(

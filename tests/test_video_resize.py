@@ -24,6 +24,7 @@ from tempo_fast.video.resize import (
     resize_image,
 )
 from tempo_fast.video.segments import SegmentReader
+from tempo_kernels.patches import lies_in_planes
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.safetensors"))
@@ -117,6 +118,10 @@ def test_segments_hold_what_each_frame_gives_alone(height, width):
     found = torch.cat([segment[:2] for segment in SegmentReader(source, 2, 1, workers=3)])
     assert torch.equal(found, plain[[0, 1, 1, 2, 2, 2]])
     assert tuple(found.shape[1:3]) == frame_size(height, width)
+    # What torch resizes stays in planes, which is how patches are cut fastest.
+    steps = plan_resize(height, width)
+    segment = next(iter(SegmentReader(source, 2, 1)))
+    assert lies_in_planes(segment) == bool(steps and not steps[-1].by_pillow)
 
 
 def plain_resize(frame):

@@ -162,15 +162,28 @@ def to_patches(
     return out
 
 
+def lies_in_planes(frames: torch.Tensor) -> bool:
+    """Whether frames [F, H, W, 3], at least one, are contiguous planes [F, 3, H, W] in memory."""
+    are_some = isinstance(frames, torch.Tensor) and frames.ndim == 4 and frames.numel() > 0
+    return are_some and frames.permute(0, 3, 1, 2).is_contiguous()
+
+
 def to_patches_ref(
     frames: torch.Tensor, dtype: torch.dtype = torch.bfloat16, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`to_patches` of interleaved frames in plain PyTorch, wherever in memory their values are."""
+    """`to_patches` of frames [F, H, W, 3] in plain PyTorch, wherever in memory their values are."""
     count, height, width, _ = frames.shape
     rows, columns = height // SIDE, width // SIDE
     patches = patches_for(count, height, width, dtype, frames, out)
-    split = frames.view(-1, TEMPORAL, rows, MERGE, PATCH, columns, MERGE, PATCH, CHANNELS)
-    ordered = split.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(patches.shape)
+    if lies_in_planes(frames) and frames.storage_offset() % PATCH == 0:
+        # A row of a patch, 16 bytes, is moved as one number.
+        lines = frames.permute(0, 3, 1, 2).view(torch.complex128)
+        split = lines.view(-1, TEMPORAL, CHANNELS, rows, MERGE, PATCH, columns, MERGE)
+        ordered = split.permute(0, 3, 6, 4, 7, 2, 1, 5).contiguous().view(torch.uint8)
+    else:
+        split = frames.view(-1, TEMPORAL, rows, MERGE, PATCH, columns, MERGE, PATCH, CHANNELS)
+        ordered = split.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    ordered = ordered.reshape(patches.shape)
     if dtype == torch.float32:
         return patches.copy_(ordered).sub_(127.5).div_(127.5)
     return patches.copy_(ordered.float().sub_(127.5).div_(127.5))

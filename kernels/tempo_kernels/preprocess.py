@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from tempo_kernels.launch import Variant
-from tempo_kernels.patches import patches_for, to_patches, to_patches_ref
+from tempo_kernels.patches import lies_in_planes, patches_for, to_patches, to_patches_ref
 from tempo_kernels.resize import (
     check_frames,
     check_size,
@@ -38,12 +38,15 @@ def preprocess(
 ) -> torch.Tensor:
     """The patches [F/2, P, 1536] of uint8 frames [F, H, W, 3] after the steps, into `out` if given.
 
-    steps: resizings in order, each (height, width, by_pillow); none leaves the frames as they are.
-    Intermediate planes take up to 3·F·H·width bytes. The first call for a pair of sizes copies the
-    weights to the device. Raises ValueError for another dtype, shape, strides or device, for an odd
+    frames: contiguous, or as planes in memory. steps: resizings in order, each (height, width,
+    by_pillow); none leaves the frames as they are. Intermediate planes take up to 3·F·H·width
+    bytes. The first call for a pair of sizes copies the weights to the device.
+    Raises ValueError for another dtype, shape, strides or device, for an odd
     F, and for a last size that isn't a multiple of 32.
     """
-    check_frames(frames)
+    planar = lies_in_planes(frames) and not frames.is_contiguous()
+    pixels = Pixels(frames.permute(0, 3, 1, 2) if planar else frames, planar)
+    check_frames(pixels.values, planar=planar)
     steps = list(steps)
     for height, width, _ in steps:
         check_size(height, width)
@@ -52,7 +55,6 @@ def preprocess(
     # A step that keeps the size does nothing, so the last one that does something ends the chain.
     sizes = [tuple(frames.shape[1:3]), *((height, width) for height, width, _ in steps)]
     steps = [step for before, step in zip(sizes, steps, strict=False) if before != step[:2]]
-    pixels = Pixels(frames, planar=False)
     for i, (height, width, by_pillow) in enumerate(steps):
         target = patches if i == len(steps) - 1 else None
         pixels = resize_step(pixels, height, width, by_pillow, target)

@@ -23,11 +23,15 @@ from tempo_kernels.resize_passes import Pixels, along_columns, along_rows
 from tempo_kernels.resize_weights import PRECISION_BITS, windows_on
 
 
-def check_frames(frames: torch.Tensor) -> None:
-    """Raises ValueError unless frames are contiguous uint8 [F, H, W, 3] with at least a pixel."""
-    check_tensor("frames", frames, shape=(None, None, None, 3), dtypes=torch.uint8)
+def check_frames(frames: torch.Tensor, *, planar: bool = False) -> None:
+    """Raises ValueError unless frames are contiguous uint8 [F, H, W, 3] with at least a pixel.
+
+    planar: they are [F, 3, H, W].
+    """
+    shape = (None, 3, None, None) if planar else (None, None, None, 3)
+    check_tensor("frames", frames, shape=shape, dtypes=torch.uint8)
     check(frames.numel() > 0, f"frames is empty: its shape is {list(frames.shape)}")
-    check_size(*frames.shape[1:3])
+    check_size(*frames.shape[1 + planar : 3 + planar])
 
 
 def check_size(height: int, width: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tempo_fast.checkpoint.config import DecoderConfig, TempoConfig, VisionConfig
+from tempo_fast.engine.attention.unfused import BLOCK
 from tempo_fast.engine.meter import Meter
 
 # The rest of the free memory is for fragments and the libraries' workspaces.
@@ -105,6 +106,11 @@ def score_bytes(heads: int, new: int, total: int) -> int:
     return 2 * heads * new * total * 4
 
 
+def block_bytes(itemsize: int) -> int:
+    """What float32 attention on a CPU holds of its scores at once, with what it makes of them."""
+    return 2 * 4 * BLOCK if itemsize == 4 else 0
+
+
 def vision_bytes(config: VisionConfig, patches: int, itemsize: int) -> int:
     """Activations of the vision encoder: pixels twice, a block's residual, q, k, v as made and
     as turned, attention's output twice, the MLP; merged tokens and deepstack features."""
@@ -125,7 +131,8 @@ def _chunk_bytes(config: TempoConfig, work: Work, rows: int, itemsize: int) -> i
     scores = score_bytes(rows * compressor.heads, square, work.row)
     # The frames of one segment at a time, as bytes and as float32 between two resizing steps.
     see = vision_bytes(config.vision, rows * work.patches, itemsize) + 5 * work.frame_bytes
-    return max(see, decoder_bytes(compressor, tokens, itemsize) + scores + features)
+    prefill = decoder_bytes(compressor, tokens, itemsize) + scores + features
+    return max(see, prefill) + block_bytes(itemsize)
 
 
 def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bool) -> int:
@@ -135,7 +142,8 @@ def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bo
     unfused = separate and itemsize == 4
     scores = score_bytes(decoder.heads, work.prompt, work.prompt) if unfused else 0
     logits = 2 * 4 * decoder.vocabulary
-    return cached + decoder_bytes(decoder, work.prompt, itemsize) + scores + logits
+    extend = decoder_bytes(decoder, work.prompt, itemsize) + scores + block_bytes(itemsize)
+    return cached + extend + logits
 
 
 def plan_memory(

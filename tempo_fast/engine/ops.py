@@ -20,7 +20,7 @@ from functools import wraps
 
 import torch
 
-from tempo_fast.engine import onednn
+from tempo_fast import onednn
 from tempo_fast.errors import OptionError
 from tempo_kernels.allocate import allocate, allocate_ref
 from tempo_kernels.assemble import assemble, assemble_ref

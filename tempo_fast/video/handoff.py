@@ -28,10 +28,18 @@ class Segment:
         return self._missing == 0 or self.error is not None
 
     def fill(self, row: int, pixels: np.ndarray) -> None:
-        """Copy in frame number `row`, uint8 [h, w, 3]; the first to come decides the size."""
+        """Copy in frame number `row`, uint8 [h, w, 3]; the first to come decides the size.
+
+        It decides too whether channels or planes follow one another in memory.
+        """
         with self._lock:
             if self._buffer is None:
-                self._buffer = np.empty((self._frames + self._frames % 2, *pixels.shape), np.uint8)
+                count, planes = self._frames + self._frames % 2, pixels.transpose(2, 0, 1)
+                if planes.flags.c_contiguous:
+                    buffer = np.empty((count, *planes.shape), np.uint8)
+                    self._buffer = buffer.transpose(0, 2, 3, 1)
+                else:
+                    self._buffer = np.empty((count, *pixels.shape), np.uint8)
         self._buffer[row] = pixels
         if row == self._frames - 1 and self._frames % 2:
             self._buffer[row + 1] = pixels

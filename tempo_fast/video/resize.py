@@ -124,12 +124,13 @@ def _by_pillow(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) -> np.ndarray:
+    """The pixels as torch leaves them: planes that follow one another in memory."""
     # torch wants channels first; the copy also frees it of arrays that can't be written to.
     planes = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].to(dtype)
-    resized = functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)
+    resized = functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)[0]
     if dtype.is_floating_point:
-        resized = resized.clamp_(0, 255).round_().to(torch.uint8)
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
+        resized = resized.clamp_(0, 255).round_()
+    return resized.numpy().astype(np.uint8, order="C", copy=False).transpose(1, 2, 0)
 
 
 def frame_size(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tuple[int, int]:
@@ -139,7 +140,10 @@ def frame_size(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tupl
 
 
 def resize_frame(frame: np.ndarray, limits: FrameLimits = PUBLISHED) -> np.ndarray:
-    """Resize a video frame, uint8 [H, W, 3], to uint8 [h, w, 3] by the steps of `plan_resize`."""
+    """Resize a video frame, uint8 [H, W, 3], to uint8 [h, w, 3] by the steps of `plan_resize`.
+
+    After the last of them its planes may follow one another in memory.
+    """
     for step in plan_resize(*frame.shape[:2], limits):
         if step.by_pillow:
             frame = _by_pillow(frame, step.height, step.width)

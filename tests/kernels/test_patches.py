@@ -24,6 +24,25 @@ def test_the_reference_by_plain_indexing():
     assert torch.equal(to_patches_ref(frames, torch.bfloat16), patches.bfloat16())
 
 
+def in_planes(frames: torch.Tensor) -> torch.Tensor:
+    """The same frames [F, H, W, 3] with their planes one after the other in memory."""
+    return frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("size", [(2, 32, 32), (6, 64, 160), (2, 96, 352), (0, 32, 32)])
+def test_the_reference_takes_frames_wherever_they_are(size):
+    frames = frames_of(*size)
+    expected = to_patches_ref(frames, torch.float32)
+    assert torch.equal(to_patches_ref(in_planes(frames), torch.float32), expected)
+    turned = frames.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(to_patches_ref(turned, torch.float32), expected)
+    # Planes that begin between two 16-byte lines, and frames between others.
+    shifted = torch.zeros(frames.numel() + 5, dtype=torch.uint8)[5:].view(size[0], 3, *size[1:])
+    shifted = shifted.permute(0, 2, 3, 1).copy_(frames)
+    assert torch.equal(to_patches_ref(shifted, torch.float32), expected)
+    assert torch.equal(to_patches_ref(in_planes(frames)[2:4]), to_patches_ref(frames[2:4]))
+
+
 @pytest.mark.parametrize("planar", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(2, 32, 32), (4, 64, 160), (2, 96, 352)])

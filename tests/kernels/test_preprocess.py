@@ -117,6 +117,20 @@ def test_every_chain_of_passes(device, name, dtype):
     assert (differs > 0).double().mean() <= 1e-3 * by_float
 
 
+@pytest.mark.parametrize(
+    "name", ["both, columns last", "only rows", "columns of interleaved pixels"]
+)
+def test_frames_whose_planes_lie_in_memory(device, name):
+    frames = torch.randint(0, 256, (2, 3, 40, 80), dtype=torch.uint8).permute(0, 2, 3, 1)
+    expected = preprocess_ref(frames.contiguous(), CHAINS[name])
+    assert torch.equal(preprocess_ref(frames, CHAINS[name]), expected)
+    assert torch.equal(preprocess(frames.to(device), CHAINS[name]).cpu(), expected)
+    small = frames[:, :32, :64].permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert torch.equal(preprocess(small.to(device), []).cpu(), to_patches_ref(small.contiguous()))
+    with pytest.raises(ValueError, match="a contiguous tensor is needed"):
+        preprocess(frames.to(device)[:, :, :64], [])
+
+
 def test_no_steps_cut_the_frames_as_they_are(device):
     frames = torch.randint(0, 256, (2, 32, 64, 3), dtype=torch.uint8)
     assert torch.equal(preprocess(frames.to(device), []).cpu(), to_patches_ref(frames))
@@ -132,6 +146,8 @@ def test_no_steps_cut_the_frames_as_they_are(device):
 )
 def test_bad_input_is_a_value_error(device, steps, message):
     frames = torch.zeros(2, 40, 80, 3, dtype=torch.uint8, device=device)
+    with pytest.raises(ValueError, match="frames is a list"):
+        preprocess([frames], steps)
     with pytest.raises(ValueError, match=message):
         preprocess(frames, steps)
     with pytest.raises(ValueError, match="3 frames of 32x32 don't divide"):

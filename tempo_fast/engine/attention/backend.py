@@ -23,8 +23,9 @@ class Site:
 class Backend:
     """A way to compute attention.
 
-    name: how it is chosen and reported. missing: what it lacks to run in bfloat16 and float16 at a
-    site, None where it can. attend, of a cached backend:
+    name: how it is chosen and reported. missing: what it lacks to run at a site, None where it can;
+    those of a GPU answer for half precision, whatever the site's dtype. attend, of a cached
+    backend:
 
         attend(query, keys, values, packing, *, causal=True) → [T, heads, head_dim]
 
@@ -36,7 +37,7 @@ class Backend:
         attend(query, key, value) → [n, length, heads, head_dim]
 
     all of that shape, each sequence attending to all of itself. Both scale by 1/√head_dim and never
-    wait for the device.
+    wait for a GPU.
     """
 
     name: str

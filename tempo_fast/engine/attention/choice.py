@@ -7,16 +7,18 @@ from collections.abc import Sequence
 
 import torch
 
-from tempo_fast.engine.attention import dense, fa2, fa3, plain, varlen
+from tempo_fast.engine.attention import dense, fa2, fa3, plain, unfused, varlen
 from tempo_fast.engine.attention.backend import Backend, Site
 from tempo_fast.errors import OptionError
 
 # `auto` takes the first that can run. varlen is FlashAttention-2's kernel too, and unlike fa2 it
 # copies no keys for ragged queries.
-CACHED = (fa3.CACHED, varlen.CACHED, fa2.CACHED, plain.CACHED)
-DENSE = (fa3.DENSE, dense.CUDNN, fa2.DENSE, dense.FLASH, plain.DENSE)
+CACHED = (fa3.CACHED, varlen.CACHED, fa2.CACHED, unfused.CACHED, plain.CACHED)
+DENSE = (fa3.DENSE, dense.CUDNN, fa2.DENSE, dense.FLASH, unfused.DENSE, plain.DENSE)
 # FlashAttention-2 was made for the GPUs before Hopper.
 DENSE_BEFORE_HOPPER = (fa2.DENSE, dense.FLASH, dense.CUDNN, plain.DENSE)
+# All others run in half precision alone.
+FLOAT32 = ("onednn", "sdpa")
 
 CACHED_VARIABLE = "TEMPO_FAST_ATTENTION"
 DENSE_VARIABLE = "TEMPO_FAST_VISION_ATTENTION"
@@ -54,6 +56,7 @@ def _choose(
     if named != "auto" and named not in known:
         raise OptionError(f"{variable} must be auto, {', '.join(known)}; got {named!r}")
     plainest = backends[-1]
+    fitting = FLOAT32 if site.dtype not in HALF else known
     # A model on the meta device has shapes, and nothing runs on it.
     if site.device.type == "meta":
         return plainest
@@ -63,7 +66,5 @@ def _choose(
             raise OptionError(
                 f"{variable}={named} can't run on {site.device}: {lacking} (auto takes what can)"
             )
-        return known[named] if site.dtype in HALF else plainest
-    if site.dtype not in HALF:
-        return plainest
-    return next(backend for backend in order if backend.missing(site) is None)
+        return known[named] if named in fitting else plainest
+    return next(each for each in order if each.name in fitting and each.missing(site) is None)

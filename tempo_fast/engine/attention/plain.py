@@ -24,28 +24,42 @@ def attend_cached(
     """As `Backend` has it."""
     out = torch.empty_like(query)
     for run in packing.runs:
-        total = run.past + run.new
-        k = keys[run.rows, :total].transpose(1, 2)
-        v = values[run.rows, :total].transpose(1, 2)
-        q = query[run.tokens]
-        if run.new == 1:
-            out[run.tokens] = _one_query(q, k, v)
-            continue
-        q = q.unflatten(0, (-1, run.new)).transpose(1, 2)
-        mask, square = None, causal
-        if causal and run.past > run.new:
-            shape, square = (run.new, run.past), False
-            if shape not in packing.masks:
-                packing.masks[shape] = _causal_mask(run, query)
-            mask = packing.masks[shape]
-        elif causal and run.past:
-            # Half of a square is less than all that a mask would have computed, and then hidden.
-            q = torch.cat((q.new_zeros(*q.shape[:2], run.past, q.shape[3]), q), 2)
-        result = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=square, enable_gqa=True
-        )
-        out[run.tokens] = result[:, :, -run.new :].transpose(1, 2).flatten(0, 1)
+        attend_run(query, keys, values, packing, run, out, causal=causal)
     return out
+
+
+def attend_run(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    packing: Packing,
+    run: Run,
+    out: torch.Tensor,
+    *,
+    causal: bool,
+) -> None:
+    """Attend to one run of the packing, into its tokens of `out` [T, heads, head_dim]."""
+    total = run.past + run.new
+    k = keys[run.rows, :total].transpose(1, 2)
+    v = values[run.rows, :total].transpose(1, 2)
+    q = query[run.tokens]
+    if run.new == 1:
+        out[run.tokens] = _one_query(q, k, v)
+        return
+    q = q.unflatten(0, (-1, run.new)).transpose(1, 2)
+    mask, square = None, causal
+    if causal and run.past > run.new:
+        shape, square = (run.new, run.past), False
+        if shape not in packing.masks:
+            packing.masks[shape] = _causal_mask(run, query)
+        mask = packing.masks[shape]
+    elif causal and run.past:
+        # Half of a square is less than all that a mask would have computed, and then hidden.
+        q = torch.cat((q.new_zeros(*q.shape[:2], run.past, q.shape[3]), q), 2)
+    result = scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=square, enable_gqa=True
+    )
+    out[run.tokens] = result[:, :, -run.new :].transpose(1, 2).flatten(0, 1)
 
 
 def _one_query(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -24,18 +24,28 @@ _product = _find()
 AVAILABLE = _product is not None
 
 
-def takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
-    """Whether `linear` can compute x [..., in] times weight [out, in], and is worth it."""
-    if not AVAILABLE or x.device.type != "cpu" or x.numel() * weight.shape[0] < FEWEST:
+def usable(*tensors: torch.Tensor) -> bool:
+    """Whether `linear` can compute with these tensors, all float32 on a CPU."""
+    if not AVAILABLE or not torch.backends.mkldnn.enabled:
         return False
-    if not x.dtype == weight.dtype == torch.float32 or not torch.backends.mkldnn.enabled:
+    if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
         return False
     # What it computes is unknown to autograd and to autocast.
-    tensors = (x, weight) if bias is None else (x, weight, bias)
-    learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     return not (learning or torch.is_autocast_enabled("cpu"))
 
 
+def takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
+    """Whether `linear` can compute x [..., in] times weight [out, in], and is worth it."""
+    if x.numel() * weight.shape[0] < FEWEST:
+        return False
+    return usable(x, weight) if bias is None else usable(x, weight, bias)
+
+
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x Wᵀ + b, float32 [..., out], of what it takes."""
+    """x Wᵀ + b, float32 [..., out], of what is `usable`.
+
+    weight: [out, in], contiguous or contiguous when transposed: anything else takes a thousand
+    times as long.
+    """
     return _product(x, weight, bias, "none", [], "")

@@ -1,0 +1,113 @@
+"""Attention in float32 on a CPU: oneDNN's products around a softmax without its shift.
+
+    powers = 2^(q kᵀ · log₂e / √head_dim)        attention = powers v / Σ powers
+
+PyTorch's fused kernel takes its products in small blocks from MKL, at half of the speed that oneDNN
+has. A softmax subtracts the largest score of a row only so that no power overflows: here that is
+seen in the sums, and the rare sequence whose sums are out of bounds goes to the plain path.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from tempo_fast import onednn
+from tempo_fast.engine.attention import plain
+from tempo_fast.engine.attention.backend import Backend, Site
+from tempo_fast.engine.kv_cache import Packing
+
+# The bounds of a row's sum. Below, powers that count could be lost; above, powers times values
+# could overflow.
+LEAST, MOST = 2.0**-80, 2.0**100
+# Multiplications of one product below which the fused kernel is faster (measured on a Zen 5).
+FEWEST = 3 << 19
+# Scores that are held at once.
+BLOCK = 1 << 20
+# Queries of a block where later tokens are hidden: half of a block's last square is for nothing.
+CAUSAL_QUERIES = 256
+
+
+def attend_dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """As `Backend` has it."""
+    length, head_dim = query.shape[1], query.shape[3]
+    if length * length * head_dim < FEWEST or not onednn.usable(query, key, value):
+        return plain.attend_dense(query, key, value)
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    q, k, v, into = (x.transpose(1, 2) for x in (query, key, value, out))
+    if _attend(q.unsqueeze(2), k, v, into.unsqueeze(2), causal=False):
+        return out
+    return plain.attend_dense(query, key, value)
+
+
+def attend_cached(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    packing: Packing,
+    *,
+    causal: bool = True,
+) -> torch.Tensor:
+    """As `Backend` has it."""
+    if not onednn.usable(query, keys, values):
+        return plain.attend_cached(query, keys, values, packing, causal=causal)
+    out = torch.empty_like(query)
+    heads = (keys.shape[2], -1)
+    for run in packing.runs:
+        total = run.past + run.new
+        q, into = (
+            x[run.tokens].unflatten(0, (-1, run.new)).unflatten(2, heads).permute(0, 2, 3, 1, 4)
+            for x in (query, out)
+        )
+        k, v = (x[run.rows, :total].transpose(1, 2) for x in (keys, values))
+        worth = q[0, 0].numel() * total >= FEWEST
+        if not (worth and _attend(q, k, v, into, causal=causal)):
+            plain.attend_run(query, keys, values, packing, run, out, causal=causal)
+    return out
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, causal: bool
+) -> bool:
+    """Attend within n equally long sequences, into `out`; False where a sum is out of bounds.
+
+    query, out: [n, kv_heads, group, new, head_dim]. keys, values: [n, kv_heads, total, head_dim].
+    """
+    sequences, kv_heads, group, new, head_dim = query.shape
+    total = keys.shape[2]
+    past = total - new
+    query = query * (math.log2(math.e) / math.sqrt(head_dim))
+    keys, values = (x.contiguous().flatten(0, 1) for x in (keys, values))
+    most = max(1, BLOCK // (group * total))
+    most = min(most, CAUSAL_QUERIES) if causal else most
+    # As equal as they can be: a short last block costs as much to set up as a long one.
+    size = math.ceil(new / math.ceil(new / most))
+    for first in range(0, new, size):
+        end = min(first + size, new)
+        seen = past + end if causal else total
+        # The heads of a group are rows of one product.
+        blocks = query[..., first:end, :].reshape(len(keys), -1, head_dim)
+        sums, mixed = query.new_empty(*blocks.shape[:2], 1), []
+        for q, k, v, s in zip(blocks, keys[:, :seen], values[:, :seen], sums, strict=True):
+            powers = onednn.linear(q, k, None).exp2_()
+            if causal:
+                powers.view(group, end - first, seen)[..., past + first :].tril_()
+            torch.sum(powers, -1, keepdim=True, out=s)
+            mixed.append(onednn.linear(powers, v.t(), None))
+        low, high = torch.aminmax(sums)
+        if not (low >= LEAST and high <= MOST):
+            return False
+        block = (sequences, kv_heads, group, end - first, -1)
+        torch.div(torch.stack(mixed).view(block), sums.view(block), out=out[..., first:end, :])
+    return True
+
+
+def _missing(site: Site) -> str | None:
+    if site.device.type != "cpu" or not onednn.AVAILABLE:
+        return "needs a CPU with AVX-512, and PyTorch with oneDNN"
+    return None if site.dtype == torch.float32 else "needs float32"
+
+
+CACHED = Backend("onednn", attend_cached, _missing)
+DENSE = Backend("onednn", attend_dense, _missing)
