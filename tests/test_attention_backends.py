@@ -164,12 +164,43 @@ def test_dense_attention_is_as_good_as_pytorchs(wanted, shape, device, request):
     assert_as_good(attend(q, k, v), reference, exact)
 
 
+def always(monkeypatch):
+    """Let `unfused` take what it isn't worth for, too."""
+    monkeypatch.setattr(unfused, "FEWEST", 0)
+    monkeypatch.setattr(unfused, "FEWEST_ROWS", 0)
+
+
+@needs_onednn
+def test_onednn_takes_what_it_is_worth_for(monkeypatch):
+    """One token after a long past would have all its keys moved, for nothing."""
+    attend, sizes = unfused._attend, []
+    monkeypatch.setattr(
+        unfused,
+        "_attend",
+        lambda q, *rest, **how: sizes.append(q.shape[3]) or attend(q, *rest, **how),
+    )
+    config = DecoderConfig(1, 8, 8, 8, 2, 64, 8, 1e-6, 1e4)
+    for new, past, taken in ((1, 4000, []), (31, 4000, []), (32, 4000, [32]), (60, 40, [])):
+        cache = KVCache(config, 1, 4100, device=torch.device("cpu"), dtype=torch.float32)
+        cache.lengths, sizes[:] = [past], []
+        query = torch.randn(new, 8, 64)
+        unfused.attend_cached(query, cache.keys[0], cache.values[0], cache.pack([0], [new]))
+        assert sizes == taken
+    for length, taken in ((100, []), (600, [600])):
+        sizes.clear()
+        unfused.attend_dense(*torch.randn(3, 1, length, 2, 64))
+        assert sizes == taken
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    unfused.attend_dense(*torch.randn(3, 1, 600, 2, 64))
+    assert sizes == [600]
+
+
 @needs_onednn
 @pytest.mark.parametrize("case", PACKINGS.values(), ids=PACKINGS)
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("queries", [256, 8])
 def test_cached_float32_is_as_good_as_pytorchs(case, causal, queries, monkeypatch):
-    monkeypatch.setattr(unfused, "FEWEST", 0)
+    always(monkeypatch)
     monkeypatch.setattr(unfused, "CAUSAL_QUERIES", queries)
     monkeypatch.setattr(unfused, "BLOCK", queries * 64)
     plain_runs = []
@@ -190,7 +221,7 @@ def test_cached_float32_is_as_good_as_pytorchs(case, causal, queries, monkeypatc
 @pytest.mark.parametrize("block", [1 << 20, 1000])
 @pytest.mark.parametrize("shape", [(1, 1, 2, 64), (3, 131, 4, 16), (2, 64, 2, 72), (2, 257, 3, 64)])
 def test_dense_float32_is_as_good_as_pytorchs(shape, block, monkeypatch):
-    monkeypatch.setattr(unfused, "FEWEST", 0)
+    always(monkeypatch)
     monkeypatch.setattr(unfused, "BLOCK", block)
     monkeypatch.setattr(unfused.plain, "attend_dense", None)
     generator = torch.Generator().manual_seed(0)
@@ -209,7 +240,7 @@ def test_dense_float32_is_as_good_as_pytorchs(shape, block, monkeypatch):
 @pytest.mark.parametrize("scale", [40.0, 100.0, 3e10, math.inf, math.nan])
 def test_scores_out_of_bounds_go_the_plain_way(scale, monkeypatch):
     """Without the softmax's shift, sums of their powers would be infinite, 0 or NaN."""
-    monkeypatch.setattr(unfused, "FEWEST", 0)
+    always(monkeypatch)
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 67, 4, 64, generator=generator)
     k = k + 1  # its product with a vector of ones is about 64
@@ -231,7 +262,7 @@ def test_scores_out_of_bounds_go_the_plain_way(scale, monkeypatch):
 
 @needs_onednn
 def test_what_is_learnt_goes_the_plain_way(monkeypatch):
-    monkeypatch.setattr(unfused, "FEWEST", 0)
+    always(monkeypatch)
     q, k, v = torch.randn(3, 1, 70, 2, 16)
     assert unfused.attend_dense(q.requires_grad_(), k, v).requires_grad
     assert unfused.attend_dense(q.bfloat16(), k.bfloat16(), v.bfloat16()).dtype == torch.bfloat16

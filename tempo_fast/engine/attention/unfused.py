@@ -21,8 +21,10 @@ from tempo_fast.engine.kv_cache import Packing
 # The bounds of a row's sum. Below, powers that count could be lost; above, powers times values
 # could overflow.
 LEAST, MOST = 2.0**-80, 2.0**100
-# Multiplications of one product below which the fused kernel is faster (measured on a Zen 5).
-FEWEST = 3 << 19
+# Below so many multiplications of one product and thread the fused kernel is faster, as it shares
+# out heads and not the rows of one; and below so many rows, for which a head's keys and values
+# aren't worth putting together (measured with one and two threads of a Zen 5).
+FEWEST, FEWEST_ROWS = 3 << 19, 128
 # Scores that are held at once.
 BLOCK = 1 << 20
 # Queries of a block where later tokens are hidden: half of a block's last square is for nothing.
@@ -32,7 +34,7 @@ CAUSAL_QUERIES = 256
 def attend_dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """As `Backend` has it."""
     length, head_dim = query.shape[1], query.shape[3]
-    if length * length * head_dim < FEWEST or not onednn.usable(query, key, value):
+    if not (_worth(length, length, head_dim) and onednn.usable(query, key, value)):
         return plain.attend_dense(query, key, value)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     q, k, v, into = (x.transpose(1, 2) for x in (query, key, value, out))
@@ -61,10 +63,16 @@ def attend_cached(
             for x in (query, out)
         )
         k, v = (x[run.rows, :total].transpose(1, 2) for x in (keys, values))
-        worth = q[0, 0].numel() * total >= FEWEST
+        worth = _worth(q.shape[2] * run.new, total, q.shape[4])
         if not (worth and _attend(q, k, v, into, causal=causal)):
             plain.attend_run(query, keys, values, packing, run, out, causal=causal)
     return out
+
+
+def _worth(rows: int, keys: int, head_dim: int) -> bool:
+    """Whether products of this size are faster than the fused kernel."""
+    few = rows < FEWEST_ROWS or rows * keys * head_dim < FEWEST * torch.get_num_threads()
+    return not few
 
 
 def _attend(
