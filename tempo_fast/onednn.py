@@ -7,6 +7,10 @@ in one chain where MKL sums blocks: over 1536 inputs, its largest error is three
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Container
+from pathlib import Path
+
 import torch
 
 # Multiplications below which its setting up costs more than it saves (measured on a Zen 5).
@@ -20,15 +24,26 @@ def _find() -> torch._ops.OpOverloadPacket | None:
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
+def _by_amd() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    told = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    return "AuthenticAMD" in told
+
+
 _product = _find()
 AVAILABLE = _product is not None
+# Where MKL is the slower one for certain.
+AMD = _by_amd()
 
 
-def usable(*tensors: torch.Tensor) -> bool:
-    """Whether `linear` can compute with these tensors, all float32 on a CPU."""
+def usable(*tensors: torch.Tensor, dtypes: Container[torch.dtype] = (torch.float32,)) -> bool:
+    """Whether `linear` can compute with these tensors, all on a CPU and of one of the dtypes.
+
+    Others than float32 have to be made so.
+    """
     if not AVAILABLE or not torch.backends.mkldnn.enabled:
         return False
-    if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
+    if any(x.device.type != "cpu" or x.dtype not in dtypes for x in tensors):
         return False
     # What it computes is unknown to autograd and to autocast.
     learning = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

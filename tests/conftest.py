@@ -89,7 +89,7 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def pipe() -> TempoFastPipeline:
-    """The golden checkpoint in float32 on the CPU, the plain path."""
+    """The golden checkpoint in float32 on the CPU, as a user there has it."""
     return TempoFastPipeline.from_pretrained(GOLDEN / "checkpoint" / "tiny-tempo", device="cpu")
 
 

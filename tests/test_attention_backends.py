@@ -199,7 +199,8 @@ def test_onednn_takes_what_it_is_worth_for(monkeypatch):
 @pytest.mark.parametrize("case", PACKINGS.values(), ids=PACKINGS)
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("queries", [256, 8])
-def test_cached_float32_is_as_good_as_pytorchs(case, causal, queries, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_onednns_cached_attention_is_as_good_as_pytorchs(case, causal, queries, dtype, monkeypatch):
     always(monkeypatch)
     monkeypatch.setattr(unfused, "CAUSAL_QUERIES", queries)
     monkeypatch.setattr(unfused, "BLOCK", queries * 64)
@@ -207,9 +208,9 @@ def test_cached_float32_is_as_good_as_pytorchs(case, causal, queries, monkeypatc
     monkeypatch.setattr(unfused.plain, "attend_run", plain_runs.append)
     for head_dim, kv_heads in ((16, 4), (64, 1), (128, 2)):
         cpu = torch.device("cpu")
-        cache, packing = filled_cache(*case, kv_heads, head_dim, cpu, math.nan, torch.float32)
+        cache, packing = filled_cache(*case, kv_heads, head_dim, cpu, math.nan, dtype)
         query = torch.randn(packing.tokens, 8, head_dim, generator=torch.Generator().manual_seed(1))
-        given = (query, cache.keys[0], cache.values[0], packing)
+        given = (query.to(dtype), cache.keys[0], cache.values[0], packing)
         exact = one_by_one(partial(fake.attention, causal=causal), *given)
         reference = one_by_one(partial(sdpa, causal=causal), *given)
         # Of few tokens PyTorch's own products are more exact: MKL sums blocks, oneDNN one chain.
@@ -220,12 +221,13 @@ def test_cached_float32_is_as_good_as_pytorchs(case, causal, queries, monkeypatc
 @needs_onednn
 @pytest.mark.parametrize("block", [1 << 20, 1000])
 @pytest.mark.parametrize("shape", [(1, 1, 2, 64), (3, 131, 4, 16), (2, 64, 2, 72), (2, 257, 3, 64)])
-def test_dense_float32_is_as_good_as_pytorchs(shape, block, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_onednns_dense_attention_is_as_good_as_pytorchs(shape, block, dtype, monkeypatch):
     always(monkeypatch)
     monkeypatch.setattr(unfused, "BLOCK", block)
     monkeypatch.setattr(unfused.plain, "attend_dense", None)
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(*shape[:2], 3, *shape[2:], generator=generator)
+    qkv = torch.randn(*shape[:2], 3, *shape[2:], generator=generator).to(dtype)
     q, k, v = qkv.unbind(2)
     given = list(zip(q, k, v, strict=True))
     exact = torch.stack([fake.attention(*one, causal=False) for one in given])
@@ -233,7 +235,7 @@ def test_dense_float32_is_as_good_as_pytorchs(shape, block, monkeypatch):
     found = unfused.attend_dense(q, k, v)
     assert_as_good(found, reference, exact, times=2 if shape[1] > 100 else 4)
     own, other = ((x - exact).square().mean().sqrt() for x in (found, reference))
-    assert own <= (2 if shape[1] > 100 else 4) * other + torch.finfo(torch.float32).eps / 4
+    assert own <= (2 if shape[1] > 100 else 4) * other + torch.finfo(dtype).eps / 4
 
 
 @needs_onednn
@@ -265,7 +267,6 @@ def test_what_is_learnt_goes_the_plain_way(monkeypatch):
     always(monkeypatch)
     q, k, v = torch.randn(3, 1, 70, 2, 16)
     assert unfused.attend_dense(q.requires_grad_(), k, v).requires_grad
-    assert unfused.attend_dense(q.bfloat16(), k.bfloat16(), v.bfloat16()).dtype == torch.bfloat16
 
 
 def test_torch_2_11_goes_through_the_operator(monkeypatch, request):

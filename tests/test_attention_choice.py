@@ -106,22 +106,24 @@ def test_a_backend_that_cannot_run_is_an_error(
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("wide", [True, False])
-def test_float32_on_a_cpu_takes_onednn_where_it_can(wide, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("wide", "amd"), [(True, True), (True, False), (False, True)])
+def test_a_cpu_takes_onednn_where_it_is_faster(wide, amd, dtype, monkeypatch):
     monkeypatch.setattr(onednn, "AVAILABLE", wide)
-    name = "onednn" if wide else "sdpa"
-    assert chosen(torch.float32, device=CPU) == (name, name)
-    assert chosen(torch.bfloat16, device=CPU) == ("sdpa", "sdpa")
+    monkeypatch.setattr(onednn, "AMD", amd)
+    name = "onednn" if wide and amd else "sdpa"
+    assert chosen(dtype, device=CPU) == (name, name)
+    assert chosen(torch.float64, device=CPU) == ("sdpa", "sdpa")
     monkeypatch.setenv("TEMPO_FAST_ATTENTION", "sdpa")
-    assert chosen(torch.float32, device=CPU) == ("sdpa", name)
+    assert chosen(dtype, device=CPU) == ("sdpa", name)
     monkeypatch.setenv("TEMPO_FAST_ATTENTION", "onednn")
-    for dtype in (torch.float32, torch.bfloat16):
-        if wide and dtype == torch.float32:
-            assert chosen(dtype, device=CPU)[0] == "onednn"
-            continue
-        lacking = "needs float32" if wide else "needs a CPU with AVX-512"
-        with pytest.raises(OptionError, match=f"can't run on cpu: {lacking}"):
-            chosen(dtype, device=CPU)
+    if wide:
+        assert chosen(dtype, device=CPU)[0] == "onednn"
+        with pytest.raises(OptionError, match=r"has no torch\.float64"):
+            chosen(torch.float64, device=CPU)
+        return
+    with pytest.raises(OptionError, match="can't run on cpu: needs a CPU with AVX-512"):
+        chosen(dtype, device=CPU)
 
 
 def test_a_package_without_what_is_called_counts_as_missing(monkeypatch, gpu_of):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tempo_fast import TempoFastPipeline
+from tempo_fast.engine.ops import set_kernels
 from tempo_fast.language_model.generation import Generation
 
 IMAGE = -200  # in prompt_ids, the place of the visual part
@@ -17,14 +18,25 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    scope="module", params=["plain", "cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
 def pipe(request, golden):
-    """The golden checkpoint in float32, on the CPU's plain path and on a GPU's kernels."""
+    """The golden checkpoint in float32: the plain path, what a CPU takes, and a GPU's kernels."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA GPU here")
-    return TempoFastPipeline.from_pretrained(
-        golden / "checkpoint" / "tiny-tempo", device=request.param
-    )
+    folder = golden / "checkpoint" / "tiny-tempo"
+    if request.param != "plain":
+        yield TempoFastPipeline.from_pretrained(folder, device=request.param)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEMPO_FAST_ATTENTION", "sdpa")
+        patch.setenv("TEMPO_FAST_VISION_ATTENTION", "sdpa")
+        before = set_kernels("torch")
+        try:
+            yield TempoFastPipeline.from_pretrained(folder, device="cpu")
+        finally:
+            set_kernels(before)
 
 
 @pytest.fixture

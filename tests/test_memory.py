@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tempo_fast import OutOfMemoryError, VideoError
+from tempo_fast import OutOfMemoryError, TempoFastPipeline, VideoError
 from tempo_fast.compression.compressor import Compressor
 from tempo_fast.engine import meter as meters
 from tempo_fast.engine.chunks import in_chunks
@@ -143,25 +143,28 @@ def peak(work):
     return most
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("block", [1 << 14, 1 << 18])
-def test_what_is_counted_is_no_less_than_what_is_used(pipe, monkeypatch, block):
+def test_what_is_counted_is_no_less_than_what_is_used(block, dtype, golden, monkeypatch):
+    pipe = TempoFastPipeline.from_pretrained(golden / "checkpoint" / "tiny-tempo", dtype=dtype)
     monkeypatch.setattr("tempo_fast.engine.attention.unfused.BLOCK", block)
     monkeypatch.setattr("tempo_fast.engine.memory.BLOCK", block)
     model = pipe.checkpoint.model
-    patches = torch.randn(4, 64, 1536)
+    patches, size = torch.randn(4, 64, 1536, dtype=dtype), dtype.itemsize
     used = peak(lambda: model.vision(torch.cat([p.clone() for p in patches.split(1)]), (8, 8)))
-    counted = vision_bytes(pipe.config.vision, 4 * 64, 4) + block_bytes(4)
+    counted = vision_bytes(pipe.config.vision, 4 * 64, size) + block_bytes()
     assert used <= counted < 4 * used
     decoder, tokens = model.language_model, 500
-    hidden, cache = torch.randn(tokens, pipe.config.language_model.width), decoder.new_cache(1, 500)
+    cache = decoder.new_cache(1, 500)
+    hidden = torch.randn(tokens, pipe.config.language_model.width, dtype=dtype)
     run = lambda: decoder.extend(  # noqa: E731 - one call
         hidden, torch.arange(tokens), cache.pack([0], [tokens]), cache
     )
     used = peak(run)
-    counted = decoder_bytes(pipe.config.language_model, tokens, 4) + block_bytes(4)
+    counted = decoder_bytes(pipe.config.language_model, tokens, size) + block_bytes()
     assert used <= counted < 4 * used
     used = peak(lambda: decoder.new_cache(3, 100))
-    assert cache_bytes(pipe.config.language_model, 300, 4) == used
+    assert cache_bytes(pipe.config.language_model, 300, size) == used
 
 
 def test_bytes_a_token_of_the_published_sizes(pipe):

@@ -106,9 +106,9 @@ def score_bytes(heads: int, new: int, total: int) -> int:
     return 2 * heads * new * total * 4
 
 
-def block_bytes(itemsize: int) -> int:
-    """What float32 attention on a CPU holds of its scores at once, with what it makes of them."""
-    return 2 * 4 * BLOCK if itemsize == 4 else 0
+def block_bytes() -> int:
+    """What attention on a CPU holds of its scores at once, with what it makes of them."""
+    return 2 * 4 * BLOCK
 
 
 def vision_bytes(config: VisionConfig, patches: int, itemsize: int) -> int:
@@ -132,7 +132,7 @@ def _chunk_bytes(config: TempoConfig, work: Work, rows: int, itemsize: int) -> i
     # The frames of one segment at a time, as bytes and as float32 between two resizing steps.
     see = vision_bytes(config.vision, rows * work.patches, itemsize) + 5 * work.frame_bytes
     prefill = decoder_bytes(compressor, tokens, itemsize) + scores + features
-    return max(see, prefill) + block_bytes(itemsize)
+    return max(see, prefill) + block_bytes()
 
 
 def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bool) -> int:
@@ -142,7 +142,7 @@ def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bo
     unfused = separate and itemsize == 4
     scores = score_bytes(decoder.heads, work.prompt, work.prompt) if unfused else 0
     logits = 2 * 4 * decoder.vocabulary
-    extend = decoder_bytes(decoder, work.prompt, itemsize) + scores + block_bytes(itemsize)
+    extend = decoder_bytes(decoder, work.prompt, itemsize) + scores + block_bytes()
     return cached + extend + logits
 
 

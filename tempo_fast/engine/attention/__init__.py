@@ -6,8 +6,8 @@ is the vision encoder's: full attention within each of n equally long sequences.
 
 A network takes its backend when it is made, by `choose_cached` or `choose_dense`: the first that
 can run on its device, dtype and head size, or the one that TEMPO_FAST_ATTENTION (cached) and
-TEMPO_FAST_VISION_ATTENTION (dense) name. The others are compared with plain SDPA, which float32
-takes too whatever they say, but for a CPU on which `unfused` runs.
+TEMPO_FAST_VISION_ATTENTION (dense) name. Plain SDPA is what the others are compared with, and what
+float32 takes where they name one of half precision.
 """
 
 from tempo_fast.engine.attention.backend import Backend, Site

@@ -1,10 +1,11 @@
-"""Attention in float32 on a CPU: oneDNN's products around a softmax without its shift.
+"""Attention on a CPU: oneDNN's products around a softmax without its shift.
 
     powers = 2^(q kᵀ · log₂e / √head_dim)        attention = powers v / Σ powers
 
-PyTorch's fused kernel takes its products in small blocks from MKL, at half of the speed that oneDNN
-has. A softmax subtracts the largest score of a row only so that no power overflows: here that is
-seen in the sums, and the rare sequence whose sums are out of bounds goes to the plain path.
+All in float32, from and to any dtype. PyTorch's fused kernel takes its products in small blocks
+from MKL, which on AMD's processors has half of the speed of oneDNN, in half precision too. A
+softmax subtracts the largest score of a row only so that no power overflows: here that is seen in
+the sums, and where one is out of bounds the plain path runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tempo_fast.engine.attention import plain
 from tempo_fast.engine.attention.backend import Backend, Site
 from tempo_fast.engine.kv_cache import Packing
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The bounds of a row's sum. Below, powers that count could be lost; above, powers times values
 # could overflow.
 LEAST, MOST = 2.0**-80, 2.0**100
@@ -34,7 +36,7 @@ CAUSAL_QUERIES = 256
 def attend_dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """As `Backend` has it."""
     length, head_dim = query.shape[1], query.shape[3]
-    if not (_worth(length, length, head_dim) and onednn.usable(query, key, value)):
+    if not (_worth(length, length, head_dim) and _usable(query, key, value)):
         return plain.attend_dense(query, key, value)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     q, k, v, into = (x.transpose(1, 2) for x in (query, key, value, out))
@@ -52,7 +54,7 @@ def attend_cached(
     causal: bool = True,
 ) -> torch.Tensor:
     """As `Backend` has it."""
-    if not onednn.usable(query, keys, values):
+    if not _usable(query, keys, values):
         return plain.attend_cached(query, keys, values, packing, causal=causal)
     out = torch.empty_like(query)
     heads = (keys.shape[2], -1)
@@ -67,6 +69,10 @@ def attend_cached(
         if not (worth and _attend(q, k, v, into, causal=causal)):
             plain.attend_run(query, keys, values, packing, run, out, causal=causal)
     return out
+
+
+def _usable(*tensors: torch.Tensor) -> bool:
+    return onednn.usable(*tensors, dtypes=DTYPES)
 
 
 def _worth(rows: int, keys: int, head_dim: int) -> bool:
@@ -85,8 +91,8 @@ def _attend(
     sequences, kv_heads, group, new, head_dim = query.shape
     total = keys.shape[2]
     past = total - new
-    query = query * (math.log2(math.e) / math.sqrt(head_dim))
-    keys, values = (x.contiguous().flatten(0, 1) for x in (keys, values))
+    query = query.float() * (math.log2(math.e) / math.sqrt(head_dim))
+    keys, values = (x.float().contiguous().flatten(0, 1) for x in (keys, values))
     most = max(1, BLOCK // (group * total))
     most = min(most, CAUSAL_QUERIES) if causal else most
     # As equal as they can be: a short last block costs as much to set up as a long one.
@@ -114,7 +120,7 @@ def _attend(
 def _missing(site: Site) -> str | None:
     if site.device.type != "cpu" or not onednn.AVAILABLE:
         return "needs a CPU with AVX-512, and PyTorch with oneDNN"
-    return None if site.dtype == torch.float32 else "needs float32"
+    return None if site.dtype in DTYPES else f"has no {site.dtype}"
 
 
 CACHED = Backend("onednn", attend_cached, _missing)
