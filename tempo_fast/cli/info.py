@@ -20,9 +20,8 @@ def add_parser(subparsers: Any) -> None:
         "info",
         help="show versions, devices, attention backends and the sizes of a checkpoint",
         description="Show versions, devices, which attention backends can run and which are taken "
-        "for bfloat16 (float32 on a GPU takes sdpa) and, with --model, the "
-        "sizes of a checkpoint. Fetches nothing from the hub: the checkpoint must be a folder or "
-        "in the local cache.",
+        "for bfloat16 (float32 on a GPU takes sdpa) and, with --model, the sizes of a checkpoint. "
+        "Fetches nothing from the hub: the checkpoint must be a folder or in the local cache.",
         allow_abbrev=False,
     )
     parser.add_argument("--model", help="a Tempo checkpoint: folder or hub id")
