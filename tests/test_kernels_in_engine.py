@@ -23,6 +23,13 @@ CAN_RUN = HAS_TRITON and INTERPRETED
 needs_kernels = pytest.mark.skipif(not CAN_RUN, reason="needs TRITON_INTERPRET=1")
 
 
+# The kernels of each part.
+DECODING = {"rms_norm", "rope_tables", "qk_norm_rope", "swiglu"}
+ENCODING = {"rows", "columns", "grid_table", "layer_norm", "vision_rope", "gelu_tanh"}
+ENCODING |= {"deepstack_add"}
+ALLOCATING = {"relevance", "allocate", "places", "assemble"}
+
+
 @pytest.fixture
 def kernels():
     before = ops.set_kernels("triton")
@@ -30,9 +37,25 @@ def kernels():
     ops.set_kernels(before)
 
 
+@pytest.fixture
+def launched(monkeypatch):
+    """The names of the kernels that were launched, in the interpreter."""
+    from triton.runtime import interpreter
+
+    names, launch = set(), interpreter.GridExecutor.__call__
+
+    def recorded(self, *args, **kwargs):
+        names.add(self.fn.__name__.strip("_").removesuffix("_kernel"))
+        return launch(self, *args, **kwargs)
+
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", recorded)
+    return names
+
+
 @needs_kernels
-def test_a_golden_case_through_the_kernels(pipe, golden_case, kernels):
+def test_a_golden_case_through_the_kernels(pipe, golden_case, kernels, launched):
     case = golden_case("image")
+    pipe.checkpoint.model.vision._tables.clear()
     with pipe.open(case.video) as video:
         compressed = video.compress(case.query)
         answer = video.ask(case.query, max_new_tokens=2)
@@ -40,20 +63,28 @@ def test_a_golden_case_through_the_kernels(pipe, golden_case, kernels):
     assert (compressed.inputs_embeds - expected).abs().max() < 2e-4 * expected.abs().max()
     assert (compressed.relevance - case.tensors["relevance"]).abs().max() < 1e-5
     assert answer.token_ids == case.tensors["generated_ids"][:2].tolist()
+    # An image is resized on the host, and nothing is shared out; `greedy` is two kernels.
+    encoding = ENCODING - {"rows", "columns"} | {"to_patches"}
+    allocating = ALLOCATING - {"allocate"}
+    assert launched == {*DECODING, *encoding, *allocating, "largest", "greedy"}
 
 
 @needs_kernels
-def test_a_video_through_the_kernels(pipe, clip_frames):
+def test_a_video_through_the_kernels(pipe, clip_frames, launched):
     """Resizing on the device, 3-D positions, time tags, deepstack, allocation and sampling too."""
     ask = {"max_new_tokens": 2, "visual_token_budget": 12, "temperature": 0.8, "seed": 1}
     options = {"fps": 2.0, "frame_windows": 2, **ask}
     frames = clip_frames[:4]
     plain = pipe(frames, "What moves?", **options)
+    assert not launched
+    pipe.checkpoint.model.vision._tables.clear()
     before = ops.set_kernels("triton")
     try:
         fused = pipe(frames, "What moves?", **options)
     finally:
         ops.set_kernels(before)
+    # `sample` is three kernels, resizing two, of which the last cuts into patches.
+    assert launched == {*DECODING, *ENCODING, *ALLOCATING, "blocks", "largest", "draw"}
     assert fused.relevance == pytest.approx(plain.relevance, abs=1e-5)
     assert fused.allocations == plain.allocations
     assert fused.token_ids == plain.token_ids
@@ -65,7 +96,7 @@ def test_a_video_through_the_kernels(pipe, clip_frames):
     [{"lazy": False}, *({"strategy": name} for name in ("tail", "random", "tome"))],
     ids=lambda asking: "-".join(map(str, *asking.items())),
 )
-def test_all_memory_tokens_through_the_kernels(pipe, clip_frames, asking):
+def test_all_memory_tokens_through_the_kernels(pipe, clip_frames, asking, launched):
     """Query and memory tokens in one pass: what the kernels get are parts of its result."""
     asking = {"visual_token_budget": 12, **asking}
     with pipe.open(clip_frames[:6], fps=2.0, frame_windows=2) as video:
@@ -75,6 +106,8 @@ def test_all_memory_tokens_through_the_kernels(pipe, clip_frames, asking):
             fused = video.compress("What moves?", **asking)
         finally:
             ops.set_kernels(before)
+    selected = {"select"} if asking.get("strategy") in (None, "tail") else set()
+    assert launched == {*DECODING, *ALLOCATING, *selected}
     assert torch.equal(fused.allocations, plain.allocations)
     assert (fused.relevance - plain.relevance).abs().max() < 1e-5
     expected = plain.inputs_embeds

@@ -199,7 +199,9 @@ def test_a_failing_encoder_leaves_no_thread(pipe, clip_frames, monkeypatch):
     monkeypatch.setattr(pipe._compressors["video"], "_see", fail)
     with pytest.raises(RuntimeError, match="no memory"):
         pipe(clip_frames, QUESTION, fps=2.0)
-    assert set(threading.enumerate()) <= before
+    # A CPU's crew stays, with nothing to do (test_crew.py).
+    left = set(threading.enumerate()) - before
+    assert all(thread.name.startswith("tempo-crew") for thread in left)
 
 
 def test_questions_from_several_threads(pipe, clip_frames):
