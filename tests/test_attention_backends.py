@@ -267,6 +267,12 @@ def test_what_is_learnt_goes_the_plain_way(monkeypatch):
     always(monkeypatch)
     q, k, v = torch.randn(3, 1, 70, 2, 16)
     assert unfused.attend_dense(q.requires_grad_(), k, v).requires_grad
+    cache, packing = filled_cache([0], [70], [0], 2, 16, torch.device("cpu"), 0.0, torch.float32)
+    given = (q[0], cache.keys[0], cache.values[0], packing)
+    assert unfused.attend_cached(*given).requires_grad
+    with torch.no_grad():
+        double = [x.double() for x in given[:3]]
+        assert unfused.attend_cached(*double, packing).dtype == torch.float64
 
 
 def test_torch_2_11_goes_through_the_operator(monkeypatch, request):
