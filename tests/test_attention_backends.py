@@ -168,6 +168,7 @@ def always(monkeypatch):
     """Let `unfused` take what it isn't worth for, too."""
     monkeypatch.setattr(unfused, "FEWEST", 0)
     monkeypatch.setattr(unfused, "FEWEST_ROWS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
 @needs_onednn
@@ -180,7 +181,8 @@ def test_onednn_takes_what_it_is_worth_for(monkeypatch):
         lambda q, *rest, **how: sizes.append(q.shape[3]) or attend(q, *rest, **how),
     )
     config = DecoderConfig(1, 8, 8, 8, 2, 64, 8, 1e-6, 1e4)
-    for new, past, taken in ((1, 4000, []), (31, 4000, []), (32, 4000, [32]), (60, 40, [])):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    for new, past, taken in ((1, 4000, []), (47, 4000, []), (48, 4000, [48]), (60, 40, [])):
         cache = KVCache(config, 1, 4100, device=torch.device("cpu"), dtype=torch.float32)
         cache.lengths, sizes[:] = [past], []
         query = torch.randn(new, 8, 64)
@@ -190,7 +192,7 @@ def test_onednn_takes_what_it_is_worth_for(monkeypatch):
         sizes.clear()
         unfused.attend_dense(*torch.randn(3, 1, length, 2, 64))
         assert sizes == taken
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     unfused.attend_dense(*torch.randn(3, 1, 600, 2, 64))
     assert sizes == [600]
 
@@ -204,6 +206,8 @@ def test_onednns_cached_attention_is_as_good_as_pytorchs(case, causal, queries, 
     always(monkeypatch)
     monkeypatch.setattr(unfused, "CAUSAL_QUERIES", queries)
     monkeypatch.setattr(unfused, "BLOCK", queries * 64)
+    monkeypatch.setattr(unfused, "ROWS", 8)
+    monkeypatch.setattr(unfused, "STEP", 16)
     plain_runs = []
     monkeypatch.setattr(unfused.plain, "attend_run", plain_runs.append)
     for head_dim, kv_heads in ((16, 4), (64, 1), (128, 2)):
@@ -225,6 +229,7 @@ def test_onednns_cached_attention_is_as_good_as_pytorchs(case, causal, queries, 
 def test_onednns_dense_attention_is_as_good_as_pytorchs(shape, block, dtype, monkeypatch):
     always(monkeypatch)
     monkeypatch.setattr(unfused, "BLOCK", block)
+    monkeypatch.setattr(unfused, "ROWS", 8)
     monkeypatch.setattr(unfused.plain, "attend_dense", None)
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(*shape[:2], 3, *shape[2:], generator=generator).to(dtype)
@@ -257,9 +262,38 @@ def test_scores_out_of_bounds_go_the_plain_way(scale, monkeypatch):
             [0, 1], [67, 67], [0, 0], 4, 64, torch.device("cpu"), 0.0, torch.float32
         )
         given = (query.flatten(0, 1), cache.keys[0], cache.values[0], packing)
-        wanted = plain.attend_cached(*given)
-        found = unfused.attend_cached(*given)
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+        for causal in (True, False):
+            wanted = plain.attend_cached(*given, causal=causal)
+            found = unfused.attend_cached(*given, causal=causal)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+@needs_onednn
+def test_the_slow_path_of_onednn_is_never_taken(monkeypatch):
+    """Weights that lie in no order take a thousand times as long."""
+    always(monkeypatch)
+    product, strides = onednn.linear, []
+
+    def linear(x, weight, bias):
+        rows, columns = weight.shape
+        strides.append(weight.stride() in ((columns, 1), (1, rows)))
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(onednn, "linear", linear)
+    for shape in ((1, 70, 2, 16), (2, 70, 1, 16), (1, 70, 1, 1)):
+        unfused.attend_dense(*torch.randn(3, *shape))
+    for kv_heads, new in ((1, 3), (4, 70)):
+        given = filled_cache([1], [new], [5], kv_heads, 16, torch.device("cpu"), 0.0, torch.float32)
+        unfused.attend_cached(
+            torch.randn(new, 4, 16), given[0].keys[0], given[0].values[0], given[1]
+        )
+    assert len(strides) > 10 and all(strides)
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(0, 600, 2, 64), (2, 0, 2, 64), (2, 600, 0, 64)])
+def test_nothing_attends_to_nothing(shape):
+    assert unfused.attend_dense(*torch.randn(3, *shape)).shape == shape
 
 
 @needs_onednn

@@ -147,12 +147,13 @@ def peak(work):
 @pytest.mark.parametrize("block", [1 << 14, 1 << 18])
 def test_what_is_counted_is_no_less_than_what_is_used(block, dtype, golden, monkeypatch):
     pipe = TempoFastPipeline.from_pretrained(golden / "checkpoint" / "tiny-tempo", dtype=dtype)
-    monkeypatch.setattr("tempo_fast.engine.attention.unfused.BLOCK", block)
-    monkeypatch.setattr("tempo_fast.engine.memory.BLOCK", block)
+    for name, value in (("BLOCK", block), ("ROWS", 64), ("FEWEST", 0), ("FEWEST_ROWS", 0)):
+        monkeypatch.setattr(f"tempo_fast.engine.attention.unfused.{name}", value)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     model = pipe.checkpoint.model
     patches, size = torch.randn(4, 64, 1536, dtype=dtype), dtype.itemsize
     used = peak(lambda: model.vision(torch.cat([p.clone() for p in patches.split(1)]), (8, 8)))
-    counted = vision_bytes(pipe.config.vision, 4 * 64, size) + block_bytes()
+    counted = vision_bytes(pipe.config.vision, 4 * 64, size) + block_bytes(64)
     assert used <= counted < 4 * used
     decoder, tokens = model.language_model, 500
     cache = decoder.new_cache(1, 500)
@@ -161,7 +162,7 @@ def test_what_is_counted_is_no_less_than_what_is_used(block, dtype, golden, monk
         hidden, torch.arange(tokens), cache.pack([0], [tokens]), cache
     )
     used = peak(run)
-    counted = decoder_bytes(pipe.config.language_model, tokens, size) + block_bytes()
+    counted = decoder_bytes(pipe.config.language_model, tokens, size) + block_bytes(tokens)
     assert used <= counted < 4 * used
     used = peak(lambda: decoder.new_cache(3, 100))
     assert cache_bytes(pipe.config.language_model, 300, size) == used

@@ -175,7 +175,8 @@ def to_patches_ref(
     count, height, width, _ = frames.shape
     rows, columns = height // SIDE, width // SIDE
     patches = patches_for(count, height, width, dtype, frames, out)
-    if lies_in_planes(frames) and frames.storage_offset() % PATCH == 0:
+    aligned = frames.storage_offset() % PATCH == frames.data_ptr() % PATCH == 0
+    if aligned and lies_in_planes(frames):
         # A row of a patch, 16 bytes, is moved as one number.
         lines = frames.permute(0, 3, 1, 2).view(torch.complex128)
         split = lines.view(-1, TEMPORAL, CHANNELS, rows, MERGE, PATCH, columns, MERGE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tempo_fast.checkpoint.config import DecoderConfig, TempoConfig, VisionConfig
-from tempo_fast.engine.attention.unfused import BLOCK
+from tempo_fast.engine.attention import unfused
 from tempo_fast.engine.meter import Meter
 
 # The rest of the free memory is for fragments and the libraries' workspaces.
@@ -106,9 +106,9 @@ def score_bytes(heads: int, new: int, total: int) -> int:
     return 2 * heads * new * total * 4
 
 
-def block_bytes() -> int:
-    """What attention on a CPU holds of its scores at once, with what it makes of them."""
-    return 2 * 4 * BLOCK
+def block_bytes(total: int) -> int:
+    """What attention to `total` tokens on a CPU holds of its scores at once."""
+    return 2 * 4 * max(unfused.BLOCK, unfused.ROWS * total)
 
 
 def vision_bytes(config: VisionConfig, patches: int, itemsize: int) -> int:
@@ -132,7 +132,7 @@ def _chunk_bytes(config: TempoConfig, work: Work, rows: int, itemsize: int) -> i
     # The frames of one segment at a time, as bytes and as float32 between two resizing steps.
     see = vision_bytes(config.vision, rows * work.patches, itemsize) + 5 * work.frame_bytes
     prefill = decoder_bytes(compressor, tokens, itemsize) + scores + features
-    return max(see, prefill) + block_bytes()
+    return max(see, prefill) + block_bytes(work.row)
 
 
 def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bool) -> int:
@@ -142,7 +142,7 @@ def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bo
     unfused = separate and itemsize == 4
     scores = score_bytes(decoder.heads, work.prompt, work.prompt) if unfused else 0
     logits = 2 * 4 * decoder.vocabulary
-    extend = decoder_bytes(decoder, work.prompt, itemsize) + scores + block_bytes()
+    extend = decoder_bytes(decoder, work.prompt, itemsize) + scores + block_bytes(work.prompt)
     return cached + extend + logits
 
 

@@ -163,6 +163,8 @@ def image_size(
 def resize_image(image: np.ndarray, *, factor: int, min_pixels: int, max_pixels: int) -> np.ndarray:
     """Resize a single image, uint8 [H, W, 3], to uint8 [h, w, 3] as the image processor does.
 
+    Resized, its planes may follow one another in memory.
+
     factor: of the sides. min_pixels, max_pixels: limits of the area, `shortest_edge` and
     `longest_edge` of the processor's configuration.
     Raises VideoError for an aspect ratio over 200.

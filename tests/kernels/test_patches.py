@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +41,9 @@ def test_the_reference_takes_frames_wherever_they_are(size):
     shifted = torch.zeros(frames.numel() + 5, dtype=torch.uint8)[5:].view(size[0], 3, *size[1:])
     shifted = shifted.permute(0, 2, 3, 1).copy_(frames)
     assert torch.equal(to_patches_ref(shifted, torch.float32), expected)
+    bare = torch.from_numpy(np.zeros(frames.numel() + 5, np.uint8)[5:])
+    bare = bare.view(size[0], 3, *size[1:]).permute(0, 2, 3, 1).copy_(frames)
+    assert torch.equal(to_patches_ref(bare, torch.float32), expected)
     assert torch.equal(to_patches_ref(in_planes(frames)[2:4]), to_patches_ref(frames[2:4]))
 
 

@@ -5,7 +5,9 @@
 All in float32, from and to any dtype. PyTorch's fused kernel takes its products in small blocks
 from MKL, which on AMD's processors has half of the speed of oneDNN, in half precision too. A
 softmax subtracts the largest score of a row only so that no power overflows: here that is seen in
-the sums, and where one is out of bounds the plain path runs.
+the sums, and where one is out of bounds the plain path runs instead. Each product shares out its
+rows among torch's threads, which costs more than it gives where cores are busy: it is left to
+threads that have one core each, as those of the crew have on up to four.
 """
 
 from __future__ import annotations
@@ -20,17 +22,18 @@ from tempo_fast.engine.attention.backend import Backend, Site
 from tempo_fast.engine.kv_cache import Packing
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# The bounds of a row's sum. Below, powers that count could be lost; above, powers times values
-# could overflow.
+# The bounds of a row's sum. Below, powers that count could be lost; above, powers times values of
+# 10^8 could overflow.
 LEAST, MOST = 2.0**-80, 2.0**100
-# Below so many multiplications of one product and thread the fused kernel is faster, as it shares
-# out heads and not the rows of one; and below so many rows, for which a head's keys and values
-# aren't worth putting together (measured with one and two threads of a Zen 5).
-FEWEST, FEWEST_ROWS = 3 << 19, 128
-# Scores that are held at once.
-BLOCK = 1 << 20
+# Below so many multiplications of one product the fused kernel is faster, and below so many rows,
+# for which a head's keys and values aren't worth putting together (measured on a Zen 5).
+FEWEST, FEWEST_ROWS = 3 << 19, 192
+# Scores of one product, which has as many rows at least; those of two are held at once.
+BLOCK, ROWS = 1 << 20, 256
 # Queries of a block where later tokens are hidden: half of a block's last square is for nothing.
 CAUSAL_QUERIES = 256
+# Keys that are looked at there come in such steps: oneDNN keeps code for every shape that it meets.
+STEP = 256
 
 
 def attend_dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -77,8 +80,8 @@ def _usable(*tensors: torch.Tensor) -> bool:
 
 def _worth(rows: int, keys: int, head_dim: int) -> bool:
     """Whether products of this size are faster than the fused kernel."""
-    few = rows < FEWEST_ROWS or rows * keys * head_dim < FEWEST * torch.get_num_threads()
-    return not few
+    few = rows < FEWEST_ROWS or rows * keys * head_dim < FEWEST
+    return not few and torch.get_num_threads() == 1
 
 
 def _attend(
@@ -88,32 +91,34 @@ def _attend(
 
     query, out: [n, kv_heads, group, new, head_dim]. keys, values: [n, kv_heads, total, head_dim].
     """
-    sequences, kv_heads, group, new, head_dim = query.shape
+    group, new, head_dim = query.shape[2:]
     total = keys.shape[2]
     past = total - new
-    query = query.float() * (math.log2(math.e) / math.sqrt(head_dim))
-    keys, values = (x.float().contiguous().flatten(0, 1) for x in (keys, values))
-    most = max(1, BLOCK // (group * total))
+    scale = math.log2(math.e) / math.sqrt(head_dim)
+    keys, values = keys.contiguous(), values.contiguous()
+    most = max(1, max(BLOCK // total, ROWS) // group)
     most = min(most, CAUSAL_QUERIES) if causal else most
     # As equal as they can be: a short last block costs as much to set up as a long one.
     size = math.ceil(new / math.ceil(new / most))
     for first in range(0, new, size):
         end = min(first + size, new)
-        seen = past + end if causal else total
-        # The heads of a group are rows of one product.
-        blocks = query[..., first:end, :].reshape(len(keys), -1, head_dim)
-        sums, mixed = query.new_empty(*blocks.shape[:2], 1), []
-        for q, k, v, s in zip(blocks, keys[:, :seen], values[:, :seen], sums, strict=True):
-            powers = onednn.linear(q, k, None).exp2_()
-            if causal:
-                powers.view(group, end - first, seen)[..., past + first :].tril_()
-            torch.sum(powers, -1, keepdim=True, out=s)
-            mixed.append(onednn.linear(powers, v.t(), None))
-        low, high = torch.aminmax(sums)
-        if not (low >= LEAST and high <= MOST):
-            return False
-        block = (sequences, kv_heads, group, end - first, -1)
-        torch.div(torch.stack(mixed).view(block), sums.view(block), out=out[..., first:end, :])
+        seen = min(total, math.ceil((past + end) / STEP) * STEP) if causal else total
+        sums = query.new_empty(*query.shape[:2], group * (end - first), 1, dtype=torch.float32)
+        each = (query[..., first:end, :], keys[:, :, :seen], values[:, :, :seen], sums)
+        for one in zip(*each, out[..., first:end, :], strict=True):
+            for q, k, v, s, into in zip(*one, strict=True):
+                # The heads of a group are rows of one product.
+                rows = q.reshape(-1, head_dim).float() * scale
+                powers = onednn.linear(rows, k.float(), None).exp2_()
+                if causal:
+                    powers.view(group, -1, seen)[..., past + first :].tril_()
+                torch.sum(powers, -1, keepdim=True, out=s)
+                mixed = onednn.linear(powers, v.float().t(), None)
+                torch.div(mixed.view_as(into), s.view(group, -1, 1), out=into)
+        if sums.numel():
+            low, high = torch.aminmax(sums)
+            if not (low >= LEAST and high <= MOST):
+                return False
     return True
 
 
