@@ -41,8 +41,9 @@ def preprocess(
     frames: contiguous, or as planes in memory. steps: resizings in order, each (height, width,
     by_pillow); none leaves the frames as they are. Intermediate planes take up to 3·F·H·width
     bytes. The first call for a pair of sizes copies the weights to the device.
-    Raises ValueError for another dtype, shape, strides or device, for an odd
-    F, and for a last size that isn't a multiple of 32.
+
+    Raises ValueError for another dtype, shape, strides or device, for an odd F, and for a last size
+    that isn't a multiple of 32.
     """
     planar = lies_in_planes(frames) and not frames.is_contiguous()
     pixels = Pixels(frames.permute(0, 3, 1, 2) if planar else frames, planar)

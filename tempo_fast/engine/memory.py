@@ -139,8 +139,8 @@ def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bo
     decoder = config.language_model
     cached = cache_bytes(decoder, work.prompt + work.new, itemsize)
     # For float32 and grouped heads torch has no fused attention on a GPU.
-    unfused = separate and itemsize == 4
-    scores = score_bytes(decoder.heads, work.prompt, work.prompt) if unfused else 0
+    whole = separate and itemsize == 4
+    scores = score_bytes(decoder.heads, work.prompt, work.prompt) if whole else 0
     logits = 2 * 4 * decoder.vocabulary
     extend = decoder_bytes(decoder, work.prompt, itemsize) + scores + block_bytes(work.prompt)
     return cached + extend + logits
