@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tempo_fast import CompressedVideo, Video
+from tempo_fast.compression.allocation import Allocation, allocate
 from tempo_fast.compression.strategies import strategy_of
 from tempo_fast.engine.clock import Clock
 from tempo_fast.language_model.generation import Generation
@@ -144,21 +145,19 @@ def test_compress(compare, case, batch, rounding, question):
 @torch.inference_mode()
 def test_allocate(compare, case):
     """Relevance on the device to counts on the host."""
-    from tempo_fast.compression.allocation import allocate
-
     tokens = case.models.engine.config.memory_tokens
     budget = case.options["visual_token_budget"]
     rule = {"tokens": tokens, "budget": budget, "min_tokens": 4}
     relevance = case.compressed.relevance
     strategy = strategy_of(AskOptions(visual_token_budget=budget))
 
-    def check(ours: list[int], theirs: dict) -> None:
-        assert ours == theirs["baseline"] == case.compressed.allocations.tolist()
+    def check(ours: tuple[int, ...], theirs: dict) -> None:
+        assert list(ours) == theirs["baseline"] == case.compressed.allocations.tolist()
 
     compare(
         "stages",
         "allocate",
-        lambda: strategy.allocate(relevance, **rule).tolist(),
+        lambda: strategy.allocate(relevance, **rule).kept,
         {"baseline": lambda: allocate(relevance.cpu(), **rule).tolist()},
         check=check,
         floor=floors.allocate(case.work),
@@ -171,6 +170,7 @@ def test_assemble(compare, case, batch, rounding):
     """Kept memory tokens through the projector, and the language model's whole prompt."""
     models, counts = case.models, list(case.work.kept)
     kept = case.compressed.tokens
+    allocation = Allocation.of(counts, kept.device)
     memory = torch.zeros(len(counts), max(counts), kept.shape[1], dtype=kept.dtype).to(kept.device)
     for row, tokens in zip(memory, kept.split(counts), strict=True):
         row[: len(tokens)] = tokens
@@ -182,7 +182,7 @@ def test_assemble(compare, case, batch, rounding):
     compare(
         "stages",
         "assemble",
-        lambda: models.engine._prompt.assemble(FIRST, kept, counts, batch.centres, CONTEXT),
+        lambda: models.engine._prompt.assemble(FIRST, kept, allocation, batch.centres, CONTEXT),
         {
             "baseline": lambda: models.baseline.assemble(
                 FIRST, memory, counts, batch.centres, CONTEXT

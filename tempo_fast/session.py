@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from tempo_fast.answer import Answer, CompressedVideo
+from tempo_fast.compression.allocation import Allocation
 from tempo_fast.compression.compressor import Compressor
 from tempo_fast.compression.encoded import EncodedVideo
 from tempo_fast.compression.encoder import Progress
@@ -137,16 +138,16 @@ class Video:
             self._asking = True
             try:
                 with memory_explained("the question", self._compressor.meter):
-                    relevance, counts, tokens = self._select(
+                    relevance, allocation, tokens = self._select(
                         query, options, strategy, clock, progress
                     )
             finally:
                 self._asking = False
         with clock("prefill"):
             inputs_embeds = self._prompt.assemble(
-                query, tokens, counts.tolist(), self._centres, options.tokenizer_model_max_length
+                query, tokens, allocation, self._centres, options.tokenizer_model_max_length
             )
-        return CompressedVideo(relevance, counts, tokens, inputs_embeds, self.segments)
+        return CompressedVideo(relevance, allocation.counts, tokens, inputs_embeds, self.segments)
 
     def _select(
         self,
@@ -155,8 +156,8 @@ class Video:
         strategy: Strategy,
         clock: Clock,
         progress: Progress | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Relevance [S], allocations [S] and the kept memory tokens [Σk, D] of a question."""
+    ) -> tuple[torch.Tensor, Allocation, torch.Tensor]:
+        """Relevance [S], the allocation and the kept memory tokens [Σk, D] of a question."""
         compressor, video = self._compressor, self._encoded
         if video is None:
             raise TempoError("the video is closed; open it again to ask more")
@@ -169,7 +170,7 @@ class Video:
         else:
             relevance, memory = compressor.score_and_write(video, ids, clock, progress)
         with clock("allocate"):
-            counts = strategy.allocate(
+            allocation = strategy.allocate(
                 relevance,
                 tokens=len(compressor.model.memory_tokens),
                 budget=options.visual_token_budget,
@@ -177,7 +178,7 @@ class Video:
             )
         with clock("compress"):
             if lazy:
-                tokens = compressor.write(video, ids, counts.tolist(), progress)
+                tokens = compressor.write(video, ids, allocation.kept, progress)
             else:
-                tokens = strategy.select(memory, counts, compressor.decoder.norm)
-        return relevance, counts, tokens
+                tokens = strategy.select(memory, allocation, compressor.decoder.norm)
+        return relevance, allocation, tokens

@@ -157,7 +157,46 @@ def test_captured_steps_wait_once_a_block(make, gpu, frames):
     assert len(answer.token_ids) == 1 + 2 * BLOCK
     # The clock looks at the stream for each token, when there is nothing left to wait for.
     more = waits[2] - waits[1]
-    assert more.keys() == {"tolist", "a stream's synchronize"} and more["tolist"] == 2
+    assert more.keys() == {"tolist", CLOCK} and more["tolist"] == 2
+
+
+CLOCK = "a stream's synchronize"  # at the end of a stage, for its seconds
+
+
+@pytest.mark.parametrize(
+    ("asking", "allocation"),
+    [
+        ({}, "tolist"),
+        ({"lazy": False}, "tolist"),
+        ({"strategy": "tail"}, "tolist"),
+        ({"strategy": "random"}, "tolist"),
+        ({"strategy": "shuffled"}, "tolist"),
+        # These share out on the host, for which it reads the relevance instead of the allocation.
+        ({"strategy": "uniform"}, "a copy to the host"),
+        ({"strategy": "none"}, "a copy to the host"),
+        ({"pruning": "topk", "prune_tokens": 2}, "a copy to the host"),
+    ],
+    ids=lambda asking: "-".join(map(str, asking.values())) if isinstance(asking, dict) else "",
+)
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
+def test_a_question_waits_once_before_its_prefill(make, gpu, frames, asking, allocation, graphs):
+    with make(graphs=graphs).open(frames, **OPENING) as video:
+        gpu.waits.clear()
+        video.compress(QUESTION, visual_token_budget=24, **asking)
+        assert [wait for wait in gpu.waits if wait != CLOCK] == [allocation]
+
+
+def test_a_plain_decode_step_waits_once(make, gpu, frames):
+    waits = []
+    with make(graphs=False).open(frames, **OPENING) as video:
+        for count in (1, 5):
+            gpu.waits.clear()
+            answer = video.ask(QUESTION, max_new_tokens=count)
+            waits.append(Counter(gpu.waits))
+    assert len(answer.token_ids) == 5
+    more = waits[1] - waits[0]
+    # The clock looks at the stream for each token, when there is nothing left to wait for.
+    assert more == {"__int__": 4, CLOCK: 4}
 
 
 def test_a_lane_that_waits_for_nothing_is_found_out(make, frames, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from tempo_fast.compression.allocation import allocate
+from tempo_fast.compression.allocation import Allocation, allocate
 from tempo_fast.compression.merging import merge_tokens
 from tempo_fast.compression.strategies import Strategy, strategy_of
 from tempo_fast.errors import ModelError, OptionError
@@ -52,7 +52,7 @@ def test_golden_strategies(name):
     strategy = Strategy(name)
     # The published run kept every want: 55 of the 6 × 16 tokens.
     kept = strategy.allocate(SCORES, tokens=16, budget=96)
-    assert torch.equal(kept, GOLDEN[f"strategy.{name}.alloc"].long())
+    assert torch.equal(kept.counts, GOLDEN[f"strategy.{name}.alloc"].long())
     packed = strategy.select(FEATURES, kept)
     torch.testing.assert_close(packed, GOLDEN[f"strategy.{name}.packed"], rtol=0, atol=1e-6)
 
@@ -62,7 +62,7 @@ def test_golden_strategies(name):
 def test_golden_pruning(pruning, prune_tokens):
     strategy = Strategy(pruning=pruning, prune_tokens=prune_tokens)
     kept = strategy.allocate(SCORES, tokens=16, budget=6)
-    assert torch.equal(kept, GOLDEN[f"prune.{pruning}.{prune_tokens}.alloc"].long())
+    assert torch.equal(kept.counts, GOLDEN[f"prune.{pruning}.{prune_tokens}.alloc"].long())
     packed = strategy.select(FEATURES, kept)
     assert torch.equal(packed, GOLDEN[f"prune.{pruning}.{prune_tokens}.packed"])
 
@@ -70,13 +70,14 @@ def test_golden_pruning(pruning, prune_tokens):
 @pytest.mark.parametrize("name", ["head", "tail", "random", "tome"])
 def test_budgeted_strategies_share_by_relevance(name):
     numbers = {"tokens": 16, "budget": 40, "min_tokens": 2}
-    assert torch.equal(Strategy(name).allocate(SCORES, **numbers), allocate(SCORES, **numbers))
+    kept = Strategy(name).allocate(SCORES, **numbers)
+    assert torch.equal(kept.counts, allocate(SCORES, **numbers))
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 1200))
 def test_uniform_spends_the_budget_as_far_as_there_are_tokens(segments, tokens, slack):
     budget = segments + slack
-    kept = Strategy("uniform").allocate([0.5] * segments, tokens=tokens, budget=budget)
+    kept = Strategy("uniform").allocate([0.5] * segments, tokens=tokens, budget=budget).counts
     assert kept.dtype == torch.int64 and kept.shape == (segments,)
     assert kept.sum() == min(budget, segments * tokens)
     assert kept.max() - kept.min() <= 1 and (kept.diff() <= 0).all()
@@ -85,42 +86,47 @@ def test_uniform_spends_the_budget_as_far_as_there_are_tokens(segments, tokens, 
 def test_shuffled_deals_the_shares_of_relevance_to_any_segments():
     scores, rule = torch.linspace(0, 1, 40), {"tokens": 16, "budget": 300, "min_tokens": 1}
     shares = allocate(scores, **rule)
-    dealt = [Strategy("shuffled", seed=seed).allocate(scores, **rule) for seed in (0, 0, 1)]
+    dealt = [Strategy("shuffled", seed=seed).allocate(scores, **rule).counts for seed in (0, 0, 1)]
     for kept in dealt:
         assert kept.sort().values.equal(shares.sort().values) and not kept.equal(shares)
     assert dealt[0].equal(dealt[1]) and not dealt[0].equal(dealt[2])
-    assert Strategy("shuffled").allocate(scores, **rule).equal(dealt[0])
-    kept = torch.tensor([2, 0, 3])
-    packed = Strategy("shuffled").select(numbered(3, 4), kept)
+    assert Strategy("shuffled").allocate(scores, **rule).counts.equal(dealt[0])
+    packed = Strategy("shuffled").select(numbered(3, 4), Allocation.of([2, 0, 3]))
     assert packed.tolist() == [[0, 0], [0, 1], [2, 0], [2, 1], [2, 2]]
 
 
 def test_shuffled_deals_in_every_way_alike():
     scores, rule = [0.0, 0.0, 0.0, 1.0], {"tokens": 8, "budget": 16, "min_tokens": 1}
     whole = [Strategy("shuffled", seed=seed).allocate(scores, **rule) for seed in range(400)]
-    times = torch.stack(whole).eq(8).sum(0)
+    times = torch.tensor([allocation.kept for allocation in whole]).eq(8).sum(0)
     assert times.sum() == 400 and (times - 100).abs().max() < 40  # 4.6 standard deviations
 
 
 def test_none_keeps_all_whatever_the_budget():
     strategy = strategy_of(AskOptions(strategy="none"))
     kept = strategy.allocate(SCORES, tokens=16, budget=1)
-    assert kept.tolist() == [16] * 6
+    assert kept.kept == (16,) * 6
     assert torch.equal(strategy.select(FEATURES, kept), FEATURES.flatten(0, 1))
 
 
 def test_pruning_an_odd_number_keeps_the_larger_part_whole():
     scores = [0.2, 0.9, 0.2, 0.1, 0.5]
     rule = {"tokens": 8, "budget": 1}
-    assert Strategy(pruning="topk").allocate(scores, **rule).tolist() == [8, 8, 0, 0, 8]
-    assert Strategy(pruning="lastk").allocate(scores, **rule).tolist() == [8, 0, 8, 8, 0]
-    assert Strategy(pruning="topk").allocate([0.5], **rule).tolist() == [8]
+    assert Strategy(pruning="topk").allocate(scores, **rule).counts.tolist() == [8, 8, 0, 0, 8]
+    assert Strategy(pruning="lastk").allocate(scores, **rule).counts.tolist() == [8, 0, 8, 8, 0]
+    assert Strategy(pruning="topk").allocate([0.5], **rule).kept == (8,)
 
 
 def test_pruning_ranks_the_earlier_of_equals_higher():
     scores, rule = [0.1, 0.9] + [0.5] * 98, {"tokens": 1, "budget": 1}
-    assert Strategy(pruning="topk").allocate(scores, **rule).tolist() == [0] + [1] * 50 + [0] * 49
-    assert Strategy(pruning="lastk").allocate(scores, **rule).tolist() == [1] + [0] * 50 + [1] * 49
+    assert (
+        Strategy(pruning="topk").allocate(scores, **rule).counts.tolist()
+        == [0] + [1] * 50 + [0] * 49
+    )
+    assert (
+        Strategy(pruning="lastk").allocate(scores, **rule).counts.tolist()
+        == [1] + [0] * 50 + [1] * 49
+    )
 
 
 @pytest.mark.parametrize("pruning", PRUNINGS)
@@ -128,12 +134,12 @@ def test_pruning_ranks_the_earlier_of_equals_higher():
 def test_pruning_ratio(pruning, ratio, whole):
     strategy = Strategy(pruning=pruning, prune_ratio=ratio, prune_tokens=3)
     kept = strategy.allocate(torch.linspace(0, 1, 10), tokens=8, budget=1)
-    assert sorted(kept.tolist()) == [3] * (10 - whole) + [8] * whole
+    assert sorted(kept.kept) == [3] * (10 - whole) + [8] * whole
 
 
 def test_pruned_segments_keep_no_more_than_there_are():
     kept = Strategy(pruning="topk", prune_tokens=99).allocate(SCORES, tokens=16, budget=1)
-    assert kept.tolist() == [16] * 6
+    assert kept.kept == (16,) * 6
 
 
 def test_pruned_segments_keep_what_the_name_says():
@@ -146,7 +152,7 @@ def test_pruned_segments_keep_what_the_name_says():
 def test_packing_is_in_order_and_counts_are_kept(counts, seed):
     memory = numbered(len(counts), 7)
     for name in ("head", "tail", "random"):
-        packed = Strategy(name, seed=seed).select(memory, counts)
+        packed = Strategy(name, seed=seed).select(memory, Allocation.of(counts))
         assert packed.shape == (sum(counts), 2)
         segments, places = packed[:, 0].long(), packed[:, 1].long()
         assert torch.bincount(segments, minlength=len(counts)).tolist() == counts
@@ -158,7 +164,7 @@ def test_packing_is_in_order_and_counts_are_kept(counts, seed):
 
 
 def test_random_is_reproducible_and_random():
-    memory, counts = numbered(8, 32), [9] * 8
+    memory, counts = numbered(8, 32), Allocation.of([9] * 8)
     first = Strategy("random").select(memory, counts)
     torch.rand(3)
     assert torch.equal(first, Strategy("random").select(memory, counts))
@@ -169,7 +175,7 @@ def test_random_is_reproducible_and_random():
 
 
 def test_random_reaches_every_place_about_equally():
-    packed = Strategy("random").select(numbered(4000, 8), [2] * 4000)
+    packed = Strategy("random").select(numbered(4000, 8), Allocation.of([2] * 4000))
     found = torch.bincount(packed[:, 1].long(), minlength=8)
     assert (found - 1000).abs().max() < 150  # 1000 expected, standard deviation 27
 
@@ -177,9 +183,9 @@ def test_random_reaches_every_place_about_equally():
 def test_random_pruning_is_reproducible_and_ignores_relevance():
     rule = {"tokens": 4, "budget": 1}
     scores = torch.linspace(0, 1, 40)
-    first = Strategy(pruning="random", seed=3).allocate(scores, **rule)
-    assert torch.equal(first, Strategy(pruning="random", seed=3).allocate(scores.flip(0), **rule))
-    assert not torch.equal(first, Strategy(pruning="random", seed=4).allocate(scores, **rule))
+    first = Strategy(pruning="random", seed=3).allocate(scores, **rule).kept
+    assert first == Strategy(pruning="random", seed=3).allocate(scores.flip(0), **rule).kept
+    assert first != Strategy(pruning="random", seed=4).allocate(scores, **rule).kept
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 7, 16, 33])
@@ -203,22 +209,23 @@ def test_merging_keeps_dtype_and_rounds_once():
 
 
 def test_merging_zeros_gives_zeros():
-    assert torch.equal(Strategy("tome").select(torch.zeros(2, 8, 4), [3, 1]), torch.zeros(4, 4))
+    packed = Strategy("tome").select(torch.zeros(2, 8, 4), Allocation.of([3, 1]))
+    assert torch.equal(packed, torch.zeros(4, 4))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_needs_every_token_says_what_select_reads(name):
     """Where it is False, the tokens past the first k of a segment may be anything."""
     strategy = Strategy(name)
-    counts = torch.tensor([3, 5, 1, 8, 2, 4])
-    spoilt = FEATURES.masked_fill(torch.arange(16)[:, None] >= counts[:, None, None], 9.0)
-    same = torch.equal(strategy.select(spoilt, counts), strategy.select(FEATURES, counts))
+    kept = Allocation.of([3, 5, 1, 8, 2, 4])
+    spoilt = FEATURES.masked_fill(torch.arange(16)[:, None] >= kept.counts[:, None, None], 9.0)
+    same = torch.equal(strategy.select(spoilt, kept), strategy.select(FEATURES, kept))
     assert same is not strategy.needs_every_token
 
 
 @pytest.mark.parametrize("name", ["head", "tail", "random", "tome"])
 def test_nothing_kept_is_an_empty_pack(name):
-    packed = Strategy(name).select(FEATURES, [0] * 6)
+    packed = Strategy(name).select(FEATURES, Allocation.of([0] * 6))
     assert packed.shape == (0, 8) and packed.dtype == FEATURES.dtype
 
 
@@ -260,18 +267,19 @@ def test_relevance_that_is_no_number(strategy):
         strategy.allocate([0.5, float("nan")], tokens=16, budget=100)
 
 
-@pytest.mark.parametrize("counts", [[1] * 5, [17, 0, 0, 0, 0, 0], [-1, 0, 0, 0, 0, 0], [[1] * 6]])
+@pytest.mark.parametrize("counts", [[1] * 5, [17, 0, 0, 0, 0, 0], [-1, 0, 0, 0, 0, 0], [1] * 7])
 @pytest.mark.parametrize("name", ["head", "tome"])
 def test_allocations_that_do_not_fit(name, counts):
     with pytest.raises(OptionError, match="allocations"):
-        Strategy(name).select(FEATURES, counts)
+        Strategy(name).select(FEATURES, Allocation.of(counts))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_cuda_selects_the_same(name):
     strategy = Strategy(name)
-    counts = strategy.allocate(SCORES.cuda(), tokens=16, budget=40)
-    packed = strategy.select(FEATURES.cuda(), counts)
-    assert counts.is_cuda and packed.is_cuda
-    torch.testing.assert_close(packed.cpu(), strategy.select(FEATURES, counts), rtol=0, atol=1e-5)
+    kept = strategy.allocate(SCORES.cuda(), tokens=16, budget=40)
+    packed = strategy.select(FEATURES.cuda(), kept)
+    assert kept.counts.is_cuda and packed.is_cuda
+    expected = strategy.select(FEATURES, Allocation.of(kept.kept))
+    torch.testing.assert_close(packed.cpu(), expected, rtol=0, atol=1e-5)

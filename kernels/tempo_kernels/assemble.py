@@ -257,11 +257,13 @@ def assemble_ref(
     within = row - starts[segment]
     token = within - tag_offsets.diff()[segment]
     is_token = token >= 0
-    ids = torch.zeros_like(row)
-    ids[~is_token] = tags[(tag_offsets[segment] + within)[~is_token]]
+    # One id more, which no row keeps, for those that take a token.
+    tags = torch.nn.functional.pad(tags, (0, 1))
+    ids = tags[torch.where(is_token, len(tags) - 1, tag_offsets[segment] + within)]
     out = torch.nn.functional.embedding(torch.cat((before, ids, after)), table)
     rows = out[len(before) : len(before) + visual]
-    rows[is_token] = projected[(offsets[segment] + token)[is_token]]
+    tokens = projected[torch.where(is_token, offsets[segment] + token, 0)]
+    torch.where(is_token[:, None], tokens, rows, out=rows)
     return out
 
 

@@ -4,10 +4,8 @@
                                         j: r - offsets[i] ("head"), counted from M - k_i ("tail")
     norm(x) = round(round(x · rsqrt(mean(x²) + eps)) · weight), or x
 
-memory: [S, M, D], or packed rows [N, D] with starts int64 [S + 1], where those of segment i are
-starts[i]…starts[i + 1] - 1 and their number takes the place of M. allocations: int64 [S], k.
-offsets: int64 [S + 1], their running sum. weight: [D], as memory. out: [total, D], as memory.
-Float32 or bfloat16; S up to 4096.
+memory: [S, M, D]. allocations: int64 [S], k. offsets: int64 [S + 1], their running sum. weight:
+[D], as memory. out: [total, D], as memory. Float32 or bfloat16; S up to 4096.
 
 Rounds to the dtype twice, where the published model's RMSNorm does; moves bits without the norm.
 
@@ -46,7 +44,6 @@ def _configuration(width: int) -> tuple[int, int, int]:
 @triton.jit(do_not_specialize=["S", "tokens", "total"])
 def _select_kernel(
     p_memory,
-    p_starts,
     p_allocations,
     p_offsets,
     p_weight,
@@ -74,16 +71,9 @@ def _select_kernel(
     b_k = tl.load(p_allocations + i_s, mask=m_s, other=0)
     i_kept = i_row - tl.load(p_offsets + i_s, mask=m_s, other=0)
     m_source = m_s & (i_kept < b_k)
-    if p_starts is None:
-        o_source = i_s.to(tl.int64) * stride_s
-        b_tokens = tokens
-    else:
-        b_start = tl.load(p_starts + i_s, mask=m_s, other=0)
-        o_source = b_start * stride_m
-        b_tokens = tl.load(p_starts + i_s + 1, mask=m_s, other=0) - b_start
-    i_m = i_kept + b_tokens - b_k if TAIL else i_kept
-    m_source = m_source & (i_m >= 0) & (i_m < b_tokens)
-    o_source += i_m * stride_m
+    i_m = i_kept + tokens - b_k if TAIL else i_kept
+    m_source = m_source & (i_m >= 0) & (i_m < tokens)
+    o_source = i_s.to(tl.int64) * stride_s + i_m * stride_m
 
     i_d = tl.arange(0, BLOCK_D)
     m_d = i_d < D
@@ -116,27 +106,23 @@ def select(
     total: int,
     take: Take = "head",
     normalize: bool = True,
-    starts: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """The kept memory tokens [total, D]; see the module.
 
     memory may be a view whose last dimension alone is contiguous. total: Σ allocations, which the
-    caller has read. starts: needed for packed memory [N, D], and only there. out: to write to.
-    Raises ValueError for arguments that don't fit together.
+    caller has read. out: to write to. Raises ValueError for arguments that don't fit together.
     """
-    tokens = _check(memory, allocations, offsets, weight, total, take, starts)
-    width = memory.shape[-1]
+    _check(memory, allocations, offsets, weight, total, take)
+    segments, tokens, width = memory.shape
     if out is None:
         out = torch.empty(total, width, dtype=memory.dtype, device=memory.device)
     else:
         check_tensor("out", out, shape=(total, width), dtypes=memory.dtype, device=memory.device)
     if total:
-        segments = len(allocations)
         rows, block, warps = _configuration(width)
         _select_kernel[(triton.cdiv(total, rows),)](
             memory,
-            starts,
             allocations,
             offsets,
             weight,
@@ -145,7 +131,7 @@ def select(
             tokens,
             total,
             memory.stride(0),
-            memory.stride(-2),
+            memory.stride(1),
             eps,
             D=width,
             TAIL=take == "tail",
@@ -165,9 +151,8 @@ def _check(
     weight: Tensor,
     total: int,
     take: str,
-    starts: Tensor | None,
-) -> int:
-    """Tokens a segment has (0 where `starts` says); ValueError unless the arguments fit."""
+) -> None:
+    """Raises ValueError unless the arguments fit together."""
     check_tensor("allocations", allocations, shape=(None,), dtypes=torch.int64)
     segments, where = len(allocations), allocations.device
     check(
@@ -175,7 +160,7 @@ def _check(
         f"allocations has {segments} segments; 1 to {MAX_SEGMENTS} is needed",
     )
     check_tensor("offsets", offsets, shape=(segments + 1,), dtypes=torch.int64, device=where)
-    shape = (segments, None, None) if starts is None else (None, None)
+    shape = (segments, None, None)
     check_tensor("memory", memory, shape=shape, dtypes=DTYPES, device=where, contiguous=False)
     width = memory.shape[-1]
     check(0 < width <= MAX_WIDTH, f"memory has width {width}; 1 to {MAX_WIDTH} is needed")
@@ -186,10 +171,6 @@ def _check(
     check_tensor("weight", weight, shape=(width,), dtypes=memory.dtype, device=where)
     check(total >= 0, f"total is {total}; at least 0 is needed (-1: relevance was not finite)")
     check(take in ("head", "tail"), f"take is {take!r}; 'head' or 'tail' is needed")
-    if starts is not None:
-        check_tensor("starts", starts, shape=(segments + 1,), dtypes=torch.int64, device=where)
-        return 0
-    return memory.shape[1]
 
 
 def select_ref(
@@ -202,20 +183,13 @@ def select_ref(
     total: int,
     take: Take = "head",
     normalize: bool = True,
-    starts: Tensor | None = None,
 ) -> Tensor:
     """The same in plain PyTorch, on any device; total must be Σ allocations."""
     segment = torch.repeat_interleave(allocations, output_size=total)
     place = torch.arange(total, device=segment.device) - offsets[segment]
-    if starts is None:
-        first = torch.arange(len(memory), device=segment.device) * memory.shape[1]
-        count = torch.full_like(first, memory.shape[1])
-        memory = memory.flatten(0, 1)
-    else:
-        first, count = starts[:-1], starts.diff()
     if take == "tail":
-        place = place + (count - allocations)[segment]
-    x = memory.index_select(0, first[segment] + place)
+        place = place + (memory.shape[1] - allocations)[segment]
+    x = memory.flatten(0, 1).index_select(0, segment * memory.shape[1] + place)
     if not normalize:
         return x
     wide = x.float()
@@ -224,21 +198,19 @@ def select_ref(
 
 
 def variants() -> list[Variant]:
-    """What the engine launches for Tempo-6B: head with the norm; tail, packed and bare besides."""
+    """What the engine launches for Tempo-6B: head with the norm; tail and bare besides."""
     width = 2048
     rows, block, warps = _configuration(width)
-    kinds = {  # name: (packed, TAIL, NORMALIZE)
-        "head": (False, False, True),
-        "tail": (False, True, True),
-        "packed": (True, False, True),
-        "bare": (False, False, False),
+    kinds = {  # name: (TAIL, NORMALIZE)
+        "head": (False, True),
+        "tail": (True, True),
+        "bare": (False, False),
     }
     found = []
     for dtype, kind, (limit, constants) in product(("bf16", "fp32"), kinds, SEARCHES):
-        packed, tail, normalize = kinds[kind]
+        tail, normalize = kinds[kind]
         signature = {
             "p_memory": f"*{dtype}",
-            **({"p_starts": "*i64"} if packed else {}),
             "p_allocations": "*i64",
             "p_offsets": "*i64",
             "p_weight": f"*{dtype}",
@@ -247,7 +219,7 @@ def variants() -> list[Variant]:
             "eps": "fp32",
         }
         numbers = {"D": width, "ROWS": rows, "BLOCK_D": block, **constants}
-        flags = {"TAIL": tail, "NORMALIZE": normalize, **({} if packed else {"p_starts": None})}
+        flags = {"TAIL": tail, "NORMALIZE": normalize}
         found.append(
             Variant(
                 name=f"{dtype}, D {width}, {kind}, S to {limit}",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from numbers import Integral
 
 import numpy as np
@@ -10,11 +12,36 @@ import torch
 from torch import Tensor
 
 from tempo_fast.engine import ops
+from tempo_fast.engine.streams import upload
 from tempo_fast.errors import ModelError, OptionError
 from tempo_kernels.allocate import MAX_SEGMENTS
 
 # A spread of relevance under this says nothing: every segment gets the same.
 EQUAL_RELEVANCE = 1e-8
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Memory tokens that each segment keeps, where kernels read them and as the host knows them.
+
+    counts: int64 [S]. offsets: int64 [S + 1], where each segment starts in the packed tokens. kept:
+    the counts again, [S]; reading them is the one time that a question waits for the device.
+    """
+
+    counts: Tensor
+    offsets: Tensor
+    kept: tuple[int, ...]
+
+    @classmethod
+    def of(cls, kept: Sequence[int], device: torch.device | str = "cpu") -> Allocation:
+        """From the host's numbers."""
+        offsets = upload(torch.tensor([*accumulate(kept, initial=0)]), torch.device(device))
+        return cls(offsets.diff(), offsets, tuple(kept))
+
+    @property
+    def total(self) -> int:
+        """The memory tokens of all segments."""
+        return sum(self.kept)
 
 
 def checked_relevance(relevance: Tensor | np.ndarray | Sequence[float]) -> Tensor:
@@ -91,32 +118,45 @@ def allocate(
     Raises OptionError for a budget under S (it names the least), for a relevance that is no list of
     numbers and for counts under 1; ModelError for a relevance that is NaN or infinite.
     """
+    rule = {"tokens": tokens, "budget": budget, "min_tokens": min_tokens}
+    return adaptive_allocation(relevance, **rule).counts
+
+
+def adaptive_allocation(
+    relevance: Tensor | np.ndarray | Sequence[float], *, tokens: int, budget: int, min_tokens: int
+) -> Allocation:
+    """`allocate`, with what select, assemble and the host need beside the counts."""
     check_whole(tokens=tokens, min_tokens=min_tokens)
     if _fits_the_kernel(relevance):
         check_budget(budget, len(relevance))
         share = {"tokens": tokens, "budget": int(budget), "min_tokens": min_tokens}
-        kept, offsets = ops.allocate(relevance, **share)
-        if offsets[-1] >= 0:
-            return kept
+        counts, offsets = ops.allocate(relevance, **share)
+        ends = offsets.tolist()
+        if ends[-1] >= 0:
+            return Allocation(counts, offsets, tuple(b - a for a, b in pairwise(ends)))
         # The kernel can't raise; what is wrong with the relevance is told by the checks below.
     scores = checked_relevance(relevance)
-    segments = len(scores)
-    check_budget(budget, segments)
-    device = relevance.device if isinstance(relevance, Tensor) else scores.device
+    check_budget(budget, len(scores))
+    kept = _published(scores, tokens, budget, min_tokens).tolist()
+    return Allocation.of(kept, relevance.device if isinstance(relevance, Tensor) else "cpu")
 
+
+def _published(scores: Tensor, tokens: int, budget: int, min_tokens: int) -> Tensor:
+    """The rule as the published code has it, on the CPU."""
+    segments = len(scores)
     least = min_tokens if segments * min_tokens <= budget else max(1, budget // segments)
     lowest = scores.min()
     spread = scores.max() - lowest
     if not torch.isfinite(spread):
         raise ModelError("the relevance values lie further apart than float32 can say")
     if spread < EQUAL_RELEVANCE:
-        return torch.full((segments,), min(tokens, budget // segments), device=device)
+        return torch.full((segments,), min(tokens, budget // segments))
 
     rank = (scores - lowest) / spread  # [S], 0…1
     kept = least + torch.floor(rank * (tokens - least)).long()
     if kept.sum() > budget:
         kept = least + _shares(rank / rank.sum(), budget - segments * least)
-    return kept.clamp(least, tokens).to(device)
+    return kept.clamp(least, tokens)
 
 
 def _fits_the_kernel(relevance: object) -> bool:

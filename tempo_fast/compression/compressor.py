@@ -20,9 +20,9 @@ from tempo_fast.compression.encoder import Progress, SegmentEncoder, T, silent
 from tempo_fast.engine import ops
 from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.clock import Clock
-from tempo_fast.engine.kv_cache import KVCache
+from tempo_fast.engine.kv_cache import KVCache, places
 from tempo_fast.engine.memory import SHARE, cache_bytes
-from tempo_fast.engine.streams import OneLane
+from tempo_fast.engine.streams import OneLane, upload
 
 
 class Compressor(SegmentEncoder):
@@ -50,39 +50,38 @@ class Compressor(SegmentEncoder):
 
         Only where the rows hold the query.
         """
-        embeds = self.decoder.embed(torch.tensor(query, device=self.device))
-        starts = self._starts(video)
+        embeds, starts = self._query(query), self._starts(video)
         video.cache.reserve(self._length(video, len(query)))
 
         def work(rows: range) -> torch.Tensor:
             self._forget(video, rows)
-            parts = [embeds] * len(rows)
-            return self._append(video.cache, rows, starts[rows.start : rows.stop], parts, "last")
+            first, new = starts[rows.start : rows.stop], [len(query)] * len(rows)
+            return self._append(video.cache, rows, first, embeds, new, "last")
 
         count = len(video.plan.segments)
-        hidden = self._chunks(video, [len(query)] * count, "score", progress, work)
-        return self._relevance(torch.cat(list(hidden)))
+        hidden = torch.cat(list(self._chunks(video, [len(query)] * count, "score", progress, work)))
+        return self._relevance(hidden, torch.arange(count, device=self.device))
 
     def write(
         self,
         video: EncodedVideo,
         query: list[int],
-        counts: list[int],
+        counts: Sequence[int],
         progress: Progress | None = None,
     ) -> torch.Tensor:
         """After `score` of the same query: the first counts[i] memory tokens of each segment.
 
         Returns them after the final norm, packed [Σ counts, D] in segment order.
         """
-        memory, starts = self.model.memory_tokens, self._starts(video) + len(query)
+        memory, starts = self.model.memory_tokens, self._starts(video)
 
         def work(rows: range) -> torch.Tensor:
             self._forget(video, rows, keep=len(query))
             kept = [row for row in rows if counts[row]]
             if not kept:
                 return memory[:0]
-            parts = [memory[: counts[row]] for row in kept]
-            return self.decoder.norm(self._append(video.cache, kept, starts[kept], parts, "all"))
+            first, new = [starts[row] + len(query) for row in kept], [counts[row] for row in kept]
+            return self.decoder.norm(self._append(video.cache, kept, first, memory, new, "all"))
 
         written = self._chunks(video, [len(memory)] * len(counts), "write", progress, work)
         return torch.cat(list(written))
@@ -99,13 +98,13 @@ class Compressor(SegmentEncoder):
         Returns the relevance float32 [S] and the memory tokens [S, M, D] *before* the final norm,
         which is for those that will be kept.
         """
-        ids = torch.tensor(query, device=self.device)
-        embeds = torch.cat((self.decoder.embed(ids), self.model.memory_tokens))
+        embeds = torch.cat((self._query(query), self.model.memory_tokens))
         starts = self._starts(video)
 
         def ask(segments: range, cache: KVCache, rows: range) -> torch.Tensor:
             first = starts[segments.start : segments.stop]
-            hidden = self._append(cache, rows, first, [embeds] * len(rows), "all")
+            new = [len(embeds)] * len(rows)
+            hidden = self._append(cache, rows, first, embeds, new, "all")
             # A copy, so that the query's other tokens are not kept with it.
             return hidden.unflatten(0, (len(rows), -1))[:, len(query) - 1 :].clone()
 
@@ -120,7 +119,9 @@ class Compressor(SegmentEncoder):
             with clock("compress"):
                 hidden = torch.cat(list(self._ask_rows(video, len(query), progress, ask)))
         with clock("compress"):
-            return self._relevance(hidden[:, 0].contiguous()), hidden[:, 1:]
+            segments, each = hidden.shape[:2]
+            last = torch.arange(0, segments * each, each, device=self.device)
+            return self._relevance(hidden.flatten(0, 1), last), hidden[:, 1:]
 
     def _ask_rows(
         self,
@@ -154,10 +155,13 @@ class Compressor(SegmentEncoder):
         """Tokens of the longest row with a query and all memory tokens."""
         return max(video.visual_lengths) + query + len(self.model.memory_tokens)
 
-    def _starts(self, video: EncodedVideo) -> torch.Tensor:
-        """int64 [S]: the position of a query's first token in each segment."""
-        positions = [segment.next_position for segment in video.plan.segments]
-        return torch.tensor(positions, device=self.device)
+    def _query(self, query: list[int]) -> torch.Tensor:
+        """The embeddings [L, D] of a query's tokens."""
+        return self.decoder.embed(upload(torch.tensor(query), self.device))
+
+    def _starts(self, video: EncodedVideo) -> list[int]:
+        """The position of a query's first token in each segment."""
+        return [segment.next_position for segment in video.plan.segments]
 
     def _forget(self, video: EncodedVideo, rows: Sequence[int], keep: int = 0) -> None:
         """Drop what came behind the visual part, or behind `keep` tokens after it."""
@@ -182,24 +186,29 @@ class Compressor(SegmentEncoder):
     def _append(
         self,
         cache: KVCache,
-        rows: range | list[int],
-        starts: torch.Tensor,
-        embeds: list[torch.Tensor],
+        rows: Sequence[int],
+        starts: Sequence[int],
+        embeds: torch.Tensor,
+        new: Sequence[int],
         outputs: str,
     ) -> torch.Tensor:
-        """Extend rows by embeds, whose first tokens have the positions `starts`."""
-        lengths = [len(part) for part in embeds]
-        packing = cache.pack(rows, lengths)
-        sizes = torch.tensor(lengths, device=self.device)
-        within = torch.arange(packing.tokens, device=self.device)
-        starts = starts - packing.cu_seqlens[:-1]
-        positions = within + starts.repeat_interleave(sizes, output_size=packing.tokens)
+        """Extend rows[i] by the first new[i] of `embeds` [L, D], at the positions from starts[i].
+
+        The host waits for nothing.
+        """
+        packing = cache.pack(rows, new)
+        counts = torch.tensor(new)
+        which = upload(places(torch.zeros_like(counts), counts), self.device)
+        positions = upload(places(torch.tensor(starts), counts), self.device)
         return self.decoder.extend(
-            torch.cat(embeds), positions.expand(3, -1), packing, cache, outputs=outputs
+            embeds.index_select(0, which),
+            positions.expand(3, -1),
+            packing,
+            cache,
+            outputs=outputs,
         )
 
-    def _relevance(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Relevance float32 [S] from the hidden states [S, D] of the last prompt tokens."""
-        rows = torch.arange(len(hidden), device=self.device)
+    def _relevance(self, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Relevance float32 [S] from hidden states [T, D] and the index [S] of each query's end."""
         norm = self.decoder.norm
-        return ops.relevance(hidden, rows, norm.weight, self.model.yes_minus_no, norm.eps)
+        return ops.relevance(hidden, last, norm.weight, self.model.yes_minus_no, norm.eps)

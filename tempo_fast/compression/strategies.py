@@ -9,9 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tempo_fast.compression.allocation import allocate, check_budget, check_whole, checked_relevance
+from tempo_fast.compression.allocation import (
+    Allocation,
+    adaptive_allocation,
+    check_budget,
+    check_whole,
+    checked_relevance,
+)
 from tempo_fast.compression.merging import merge_tokens
 from tempo_fast.engine import ops
+from tempo_fast.engine.streams import upload
 from tempo_fast.errors import OptionError
 from tempo_fast.models.layers import RMSNorm
 from tempo_fast.options import AskOptions
@@ -71,31 +78,32 @@ class Strategy:
         tokens: int,
         budget: int,
         min_tokens: int = 4,
-    ) -> Tensor:
-        """Memory tokens that each segment keeps: int64 [S], on the device of `relevance`.
+    ) -> Allocation:
+        """Memory tokens that each segment keeps, on the device of `relevance`.
 
         Arguments and errors are those of `allocation.allocate`. uniform: B // S each and one more
         for the first B % S segments, at most M; min_tokens is not used. none and pruning use
         neither budget nor min_tokens.
         """
         if self.pruning is None and self.name not in ("uniform", "none"):
-            counts = allocate(relevance, tokens=tokens, budget=budget, min_tokens=min_tokens)
-            if self.name == "shuffled":
-                order = torch.randperm(len(counts), generator=self._generator())
-                counts = counts[order.to(counts.device)]
-            return counts
+            rule = {"tokens": tokens, "budget": budget, "min_tokens": min_tokens}
+            allocation = adaptive_allocation(relevance, **rule)
+            if self.name != "shuffled":
+                return allocation
+            order = torch.randperm(len(allocation.kept), generator=self._generator())
+            dealt = [allocation.kept[i] for i in order.tolist()]
+            return Allocation.of(dealt, allocation.counts.device)
         scores = checked_relevance(relevance)
         check_whole(tokens=tokens)
         segments = len(scores)
         if self.pruning is not None:
-            counts = self._prune(scores, tokens)
+            kept = self._prune(scores, tokens).tolist()
         elif self.name == "none":
-            counts = torch.full((segments,), tokens)
+            kept = [tokens] * segments
         else:
             check_budget(budget, segments)
-            counts = budget // segments + (torch.arange(segments) < budget % segments).long()
-            counts = counts.clamp(max=tokens)
-        return counts.to(relevance.device) if isinstance(relevance, Tensor) else counts
+            kept = [min(tokens, (budget + i) // segments) for i in reversed(range(segments))]
+        return Allocation.of(kept, relevance.device if isinstance(relevance, Tensor) else "cpu")
 
     def _prune(self, scores: Tensor, tokens: int) -> Tensor:
         segments = len(scores)
@@ -109,40 +117,37 @@ class Strategy:
         counts[order[:whole]] = tokens
         return counts
 
-    def select(
-        self, memory: Tensor, allocations: Tensor | Sequence[int], norm: RMSNorm | None = None
-    ) -> Tensor:
+    def select(self, memory: Tensor, allocation: Allocation, norm: RMSNorm | None = None) -> Tensor:
         """The kept tokens of `memory` [S, M, D], packed in segment order: [Σk, D].
 
-        allocations: whole numbers [S], each 0…M. norm: the compressor's final norm, where `memory`
-        hasn't had it. Positions past the first k are only looked at where `needs_every_token`.
-        Raises OptionError if the two don't fit together.
+        allocation: of 0…M tokens a segment, where `memory` is. norm: the compressor's final norm,
+        where `memory` hasn't had it. Positions past the first k are only looked at where
+        `needs_every_token`. Raises OptionError if the two don't fit together.
         """
-        counts = torch.as_tensor(allocations).to("cpu", torch.long)
-        if memory.ndim != 3 or counts.shape != memory.shape[:1]:
+        kept = allocation.kept
+        if memory.ndim != 3 or len(kept) != len(memory):
             raise OptionError(
                 "memory [S, M, D] and allocations [S] must have the same segments; got shapes "
-                f"{list(memory.shape)} and {list(counts.shape)}"
+                f"{list(memory.shape)} and [{len(kept)}]"
             )
         segments, tokens, width = memory.shape
-        if ((counts < 0) | (counts > tokens)).any():
-            raise OptionError(f"allocations must lie in 0…{tokens}; got {counts.tolist()}")
-        total = int(counts.sum())
+        if not all(0 <= k <= tokens for k in kept):
+            raise OptionError(f"allocations must lie in 0…{tokens}; got {list(kept)}")
         if self.name == "tome":
-            return merge_tokens(memory if norm is None else norm(memory.contiguous()), counts)
+            states = memory if norm is None else norm(memory.contiguous())
+            return merge_tokens(states, torch.tensor(kept))
         if self.name == "random":
             place = torch.rand(segments, tokens, generator=self._generator()).argsort(1).argsort(1)
-            index = (place < counts[:, None]).flatten().nonzero().flatten()
-            kept = memory.reshape(-1, width).index_select(0, index.to(memory.device))
-            return kept if norm is None else norm(kept)
-        counts = counts.to(memory.device)
+            index = (place < torch.tensor(kept)[:, None]).flatten().nonzero().flatten()
+            chosen = memory.reshape(-1, width).index_select(0, upload(index, memory.device))
+            return chosen if norm is None else norm(chosen)
         return ops.select(
             memory,
-            counts,
-            torch.cat((torch.zeros_like(counts[:1]), counts.cumsum(0))),
+            allocation.counts,
+            allocation.offsets,
             memory.new_ones(width) if norm is None else norm.weight,
             0.0 if norm is None else norm.eps,
-            total=total,
+            total=allocation.total,
             take="tail" if self.name == "tail" else "head",
             normalize=norm is not None,
         )

@@ -10,7 +10,13 @@ from tempo_fast.engine import ops
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.errors import ModelError
 from tempo_fast.language_model.sampling import Sampler
-from tempo_fast.language_model.steps import BLOCK, CACHE_STEP, NOT_FINITE, StepPool
+from tempo_fast.language_model.steps import (
+    BLOCK,
+    CACHE_STEP,
+    NOT_FINITE,
+    StepPool,
+    unless_not_finite,
+)
 from tempo_fast.models.tempo import TempoModel
 
 
@@ -40,7 +46,8 @@ class Generation:
             self._steps.begin(len(inputs_embeds) + min(max_new_tokens, BLOCK))
             self.cache = self._steps.cache
         self.logits = self._extend(inputs_embeds)
-        _check(self.logits)
+        if not torch.isfinite(self.logits).all():
+            raise ModelError(NO_NUMBERS)
 
     def _extend(self, embeds: torch.Tensor) -> torch.Tensor:
         decoder = self.model.language_model
@@ -59,8 +66,7 @@ class Generation:
         """
         try:
             token = sampler(self.logits)
-            number = int(token)
-            _check(self.logits[:, number])
+            number = _number(token, self.logits)
             yield number
             if number in stop_tokens:
                 return
@@ -82,18 +88,15 @@ class Generation:
         for _ in range(self.max_new_tokens - 1):
             self.logits = self._extend(self.model.language_model.embed(token))
             token = sampler(self.logits)
-            number = int(token)
-            _check(self.logits[:, number])
-            yield number
+            yield _number(token, self.logits)
 
     def _in_blocks(self, sampler: Sampler, last: int) -> Iterator[int]:
         """The tokens after the first, by captured steps; those past the end are thrown away."""
         left = self.max_new_tokens - 1
         while left > 0:
             tokens = self._steps.block(last, min(BLOCK, left), sampler)
-            for last in tokens:
-                if last == NOT_FINITE:
-                    raise ModelError(NO_NUMBERS)
+            for token in tokens:
+                last = _checked(token)
                 yield last
             left -= len(tokens)
 
@@ -104,7 +107,13 @@ NO_NUMBERS = (
 )
 
 
-def _check(logits: torch.Tensor) -> None:
-    """Raise ModelError unless the logits are finite (a NaN counts as the largest: it is chosen)."""
-    if not torch.isfinite(logits).all():
+def _number(token: torch.Tensor, logits: torch.Tensor) -> int:
+    """The chosen token [1] for the host, which waits once."""
+    return _checked(int(unless_not_finite(token, logits)))
+
+
+def _checked(number: int) -> int:
+    """`number`, a ModelError if its logit is not finite (a NaN counts as the largest: chosen)."""
+    if number == NOT_FINITE:
         raise ModelError(NO_NUMBERS)
+    return number

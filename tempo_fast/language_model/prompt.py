@@ -6,8 +6,10 @@ from itertools import accumulate
 
 import torch
 
+from tempo_fast.compression.allocation import Allocation
 from tempo_fast.compression.prompt import time_tag
 from tempo_fast.engine import ops
+from tempo_fast.engine.streams import upload
 from tempo_fast.errors import OptionError
 from tempo_fast.models.tempo import TempoModel
 from tempo_fast.tokenizer import PromptTokenizer
@@ -62,23 +64,23 @@ class LanguagePrompt:
         self,
         query: str,
         tokens: torch.Tensor,
-        counts: list[int],
+        allocation: Allocation,
         centres: list[float] | None,
         max_length: int,
     ) -> torch.Tensor:
         """The input embeddings [L, E] of a whole prompt.
 
-        tokens: the kept memory tokens [Σ counts, D]; each segment's stand behind its time tag, and
-        a segment with none is dropped. max_length: the context; the visual part is cut at its end
-        so that it, the text and 16 spare tokens fit.
+        tokens: the kept memory tokens [Σk, D] of `allocation`; each segment's stand behind its time
+        tag, and a segment with none is dropped. max_length: the context; the visual part is cut at
+        its end so that it, the text and 16 spare tokens fit.
         """
         room = self.visual_room(query, max_length)
         before, after = self.text(query)
-        tags, lengths = self.tags(centres, len(counts))
-        visual = sum(k + tag for k, tag in zip(counts, lengths, strict=True) if k)
+        tags, lengths = self.tags(centres, len(allocation.kept))
+        visual = sum(k + tag for k, tag in zip(allocation.kept, lengths, strict=True) if k)
 
         def on_device(numbers: list[int]) -> torch.Tensor:
-            return torch.tensor(numbers, dtype=torch.long, device=tokens.device)
+            return upload(torch.tensor(numbers, dtype=torch.long), tokens.device)
 
         return ops.assemble(
             self.model.language_model.embed_tokens,
@@ -86,8 +88,8 @@ class LanguagePrompt:
             on_device(after),
             on_device(tags),
             on_device([0, *accumulate(lengths)]),
-            on_device(counts),
-            on_device([0, *accumulate(counts)]),
+            allocation.counts,
+            allocation.offsets,
             self.model.projector(tokens),
             length=len(before) + min(visual, room) + len(after),
             room=room,

@@ -101,8 +101,7 @@ class CapturedSteps:
         )
         logits = ops.linear(decoder.norm(hidden), self._model.lm_head)
         token = sampler.choose(logits, self._uniform.index_select(0, self._place))
-        finite = logits.gather(1, token[:, None])[:, 0].isfinite()
-        self._tokens.index_copy_(0, self._place, token.where(finite, NOT_FINITE))
+        self._tokens.index_copy_(0, self._place, unless_not_finite(token, logits))
         self._token.copy_(token)
         self._position.add_(1)
         self._place.add_(1)
@@ -129,6 +128,11 @@ class StepPool:
         with self._lock:
             if not self._idle:
                 self._idle.append(steps)
+
+
+def unless_not_finite(token: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """token int64 [1], or NOT_FINITE where its logit of [1, vocabulary] is not finite."""
+    return token.where(logits.gather(1, token[:, None])[:, 0].isfinite(), NOT_FINITE)
 
 
 def _rounded(tokens: int) -> int:

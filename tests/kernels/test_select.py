@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tempo_fast.compression.allocation import Allocation
 from tempo_fast.compression.strategies import Strategy
 from tempo_kernels.select import select, select_ref
 
@@ -43,7 +44,7 @@ def test_as_good_as_pytorch(device, as_good, take, dtype, segments, tokens, widt
     out = torch.full((total, width), float("nan"), dtype=dtype, device=device)
     rows = select(*arguments, EPS, total=total, take=take, out=out)
     assert rows is out
-    source = Strategy(take).select(memory, kept)
+    source = Strategy(take).select(memory, Allocation.of(kept.tolist(), device))
     reference = select_ref(*arguments, EPS, total=total, take=take)
     as_good(rows, reference, exact_norm(source, weight), "select")
     bare = select(*arguments, EPS, total=total, take=take, normalize=False)
@@ -62,7 +63,7 @@ def test_finds_the_segment_among_many(device, segments):
     offsets = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
     total = int(offsets[-1])
     rows = select(memory, kept, offsets, weight, EPS, total=total, normalize=False)
-    assert torch.equal(rows, Strategy("head").select(memory, kept))
+    assert torch.equal(rows, Strategy("head").select(memory, Allocation.of(kept.tolist(), device)))
 
 
 @TAKES
@@ -76,31 +77,6 @@ def test_a_view_of_longer_segments(device, take, dtype):
     assert not view.is_contiguous()
     rows = select(view, *rest, EPS, total=total, take=take)
     assert torch.equal(rows, select(memory, *rest, EPS, total=total, take=take))
-
-
-@TAKES
-@DTYPES
-def test_packed_rows(device, take, dtype):
-    """Segments of 2, 9, 0 and 4 rows, behind each other and a row that is nobody's."""
-    starts = torch.tensor([1, 3, 12, 12, 16], device=device)
-    kept = torch.tensor([1, 6, 0, 4], device=device)
-    offsets = torch.tensor([0, 1, 7, 7, 11], device=device)
-    packed, *_, weight, _ = memory_tokens(device, dtype, segments=1, tokens=20)
-    chosen = {
-        "head": [1, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15],
-        "tail": [2, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
-    }[take]
-    arguments = (packed[0], kept, offsets, weight, EPS)
-    options = {"total": 11, "take": take, "starts": starts}
-    bare = select(*arguments, **options, normalize=False)
-    assert torch.equal(bare, packed[0, chosen])
-    assert torch.equal(select_ref(*arguments, **options, normalize=False), bare)
-    torch.testing.assert_close(
-        select(*arguments, **options),
-        exact_norm(bare, weight).to(dtype),
-        rtol=2 * torch.finfo(dtype).eps,
-        atol=0,
-    )
 
 
 def test_rows_without_a_source_are_nan(device):
@@ -140,14 +116,13 @@ def test_nothing_kept(device):
         ({"weight": lambda x: x.to("meta")}, "weight is on meta"),
         ({"total": lambda x: -1}, "total is -1.*relevance was not finite"),
         ({"take": lambda x: "middle"}, "take is 'middle'"),
-        ({"starts": lambda x: torch.zeros(6, dtype=torch.int64)}, "memory has shape"),
         ({"out": lambda x: torch.empty(3, 64)}, "out has shape"),
     ],
 )
 def test_bad_input_is_a_value_error(device, change, message):
     names = ("memory", "allocations", "offsets", "weight", "total")
     arguments = dict(zip(names, memory_tokens(device, torch.float32), strict=True))
-    arguments |= {"eps": EPS, "take": "head", "starts": None, "out": None}
+    arguments |= {"eps": EPS, "take": "head", "out": None}
     for name, wrong in change.items():
         arguments[name] = wrong(arguments[name])
     with pytest.raises(ValueError, match=message):
