@@ -11,8 +11,8 @@ sum. projected: [Σk, E]. out: [L, E]. table, projected and out are all float32 
 to 4096. Two launches: the places of the segments (one program), then the rows. Moves bits, rounds
 nothing.
 
-What no launcher sees without waiting: a row that has no source, because an id is not in the table
-or the visual part is shorter than L leaves room for, comes out as NaN.
+What no launcher sees on a GPU without waiting: a row that has no source, because an id is not in
+the table or the visual part is shorter than L leaves room for, comes out as NaN.
 
 Source: the published prompt, in which a segment without tokens is dropped with its tag.
 """
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tempo_kernels.language import tl, triton
-from tempo_kernels.launch import Variant, check, check_tensor, next_power_of_2
+from tempo_kernels.launch import Variant, check, check_indices, check_tensor, next_power_of_2
 from tempo_kernels.packing import MAX_SEGMENTS, SEARCHES, owner, search
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -175,6 +175,8 @@ def assemble(
     segments, where = len(allocations), allocations.device
     check_tensor("offsets", offsets, shape=(segments + 1,), dtypes=torch.int64, device=where)
     visual = _check_rows(table, before, after, tags, projected, length, room, where)
+    check_indices("tag_offsets", tag_offsets, len(tags) + 1)
+    check_indices("offsets", offsets, len(projected) + 1)
     width = table.shape[1]
     if out is None:
         out = torch.empty(length, width, dtype=table.dtype, device=where)
@@ -223,6 +225,7 @@ def _check_rows(
     check(width > 0, "table has rows of width 0")
     for name, ids in (("before", before), ("after", after), ("tags", tags)):
         check_tensor(name, ids, shape=(None,), dtypes=torch.int64, device=where)
+        check_indices(name, ids, len(table))
     check_tensor("projected", projected, shape=(None, width), dtypes=table.dtype, device=where)
     text = len(before) + len(after)
     visual = length - text

@@ -4,7 +4,7 @@
 
 hidden: [T, D], changed in place; features: [V, D]; bfloat16 or float32, added in float32 and
 rounded to the dtype once. index: int64 [V], sorted and without repetition, so that no two programs
-write one row. An index outside 0…T−1 is left out: the host can't see it without waiting.
+write one row. An index outside 0…T−1, which no launcher sees on a GPU without waiting, is left out.
 
 Source: DeepStack (arXiv 2406.04334), as in Qwen3-VL.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from tempo_kernels.language import tl, triton
-from tempo_kernels.launch import Variant, check, check_tensor
+from tempo_kernels.launch import Variant, check, check_indices, check_tensor
 from tempo_kernels.rounding import rounded
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -45,7 +45,7 @@ def deepstack_add(
 ) -> torch.Tensor:
     """Add features [V, D] to the rows `index` [V] of hidden [T, D] in place; return hidden.
 
-    Raises ValueError for shapes, strides, dtypes or devices that don't fit.
+    Raises ValueError for shapes, strides, dtypes, devices or indices that don't fit.
     """
     check_tensor("hidden", hidden, shape=(None, None), dtypes=DTYPES)
     rows, width = hidden.shape
@@ -55,6 +55,7 @@ def deepstack_add(
         "features", features, shape=(count, width), dtypes=hidden.dtype, device=hidden.device
     )
     check(count <= rows, f"index has {count} places in {rows} rows: some are repeated")
+    check_indices("index", index, rows)
     if features.numel():
         grid = (count * triton.cdiv(width, BLOCK_D),)
         _deepstack_add_kernel[grid](

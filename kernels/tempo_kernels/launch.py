@@ -11,13 +11,28 @@ import torch
 
 from tempo_kernels.language import HAS_TRITON, triton
 
-__all__ = ["HAS_TRITON", "INTERPRETED", "Variant", "check", "check_tensor", "next_power_of_2"]
+__all__ = [
+    "HAS_TRITON",
+    "INTERPRETED",
+    "Variant",
+    "check",
+    "check_indices",
+    "check_tensor",
+    "next_power_of_2",
+]
 
 # Triton 3.9 warns unless this is said, and 3.10 would fuse no more: a * b + c is one rounding here.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 # Read once: a kernel is bound to the interpreter or to the compiler when it is decorated.
 INTERPRETED: bool = HAS_TRITON and triton.knobs.runtime.interpret
+
+# When launchers look at the values of indices: "auto" is where that waits for no GPU.
+CHECK_INDICES = os.environ.get("TEMPO_FAST_CHECK_INDICES", "auto")
+if CHECK_INDICES not in ("auto", "always", "never"):
+    raise ValueError(
+        f"TEMPO_FAST_CHECK_INDICES is {CHECK_INDICES!r}; auto, always or never is needed"
+    )
 
 
 def next_power_of_2(n: int) -> int:
@@ -56,6 +71,23 @@ def check(condition: bool, message: str) -> None:
     """Raises ValueError(message) unless `condition`, which the host knows without waiting."""
     if not condition:
         raise ValueError(message)
+
+
+def check_indices(name: str, indices: torch.Tensor, end: int, *, first: int = 0) -> None:
+    """Raises ValueError unless every one of `indices` is in first…end - 1.
+
+    To look at indices on a GPU is to wait for it: there only with TEMPO_FAST_CHECK_INDICES=always,
+    for finding what is wrong, and not while a graph is captured. Kernels that get an index out of
+    range all the same read and write nothing for it; each says what comes out.
+    """
+    if CHECK_INDICES == "never" or indices.numel() == 0:
+        return
+    if indices.is_cuda and (CHECK_INDICES == "auto" or torch.cuda.is_current_stream_capturing()):
+        return
+    least, most = (int(x) for x in indices.aminmax())
+    if least < first or most >= end:
+        wrong = least if least < first else most
+        raise ValueError(f"{name} has {wrong}; {first} to {end - 1} is needed")
 
 
 def check_tensor(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from tempo_kernels.language import tl, triton
-from tempo_kernels.launch import Variant, check, check_tensor, next_power_of_2
+from tempo_kernels.launch import Variant, check, check_indices, check_tensor, next_power_of_2
 from tempo_kernels.rounding import rounded
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -140,8 +140,9 @@ def qk_norm_rope(
 
     q_weight, k_weight: [Dh]. cos, sin: [T, Dh]. slots: int64 [T], each token's place in keys and
     values [n, capacity, kv_heads, Dh] seen as [n · capacity] places, none of them twice. A token
-    with a place outside 0…n · capacity−1 is not cached (−1 for the padding of a captured graph).
-    Raises ValueError for shapes, strides, dtypes or devices that don't fit.
+    with place −1 is not cached (the padding of a captured graph), nor is one with another place
+    outside 0…n · capacity−1, which no launcher sees on a GPU without waiting.
+    Raises ValueError for shapes, strides, dtypes, devices or slots that don't fit.
     """
     check(
         isinstance(heads, int) and isinstance(kv_heads, int) and heads > 0 and kv_heads > 0,
@@ -158,6 +159,8 @@ def qk_norm_rope(
     check_tensor("slots", slots, shape=(tokens,), dtypes=torch.int64, device=qkv.device)
     check_tensor("keys", keys, shape=(None, None, kv_heads, dim), **like)
     check_tensor("values", values, shape=tuple(keys.shape), **like)
+    places = keys.shape[0] * keys.shape[1]
+    check_indices("slots", slots, places, first=-1)
     if out is None:
         out = qkv.new_empty(tokens, heads, dim)
     else:
@@ -175,7 +178,7 @@ def qk_norm_rope(
             out,
             keys,
             values,
-            keys.shape[0] * keys.shape[1],
+            places,
             eps,
             Q_HEADS=heads,
             KV_HEADS=kv_heads,

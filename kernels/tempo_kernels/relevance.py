@@ -9,7 +9,7 @@ hidden. direction: float32 [D], the difference of the output head's rows for "Ye
 relevance: float32 [S].
 
 Rounds twice, where the norm of the published model does; the rest is float32. An index outside
-0…T - 1, which no launcher sees without waiting, reads nothing and gives NaN.
+0…T - 1, which no launcher sees on a GPU without waiting, reads nothing and gives NaN.
 
 Source: the published code scores a segment by the probability of "Yes" against "No" at its last
 prompt token; the sigmoid of the difference is that softmax over two.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tempo_kernels.language import tl, triton
-from tempo_kernels.launch import Variant, check, check_tensor, next_power_of_2
+from tempo_kernels.launch import Variant, check, check_indices, check_tensor, next_power_of_2
 from tempo_kernels.rounding import rounded
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -82,6 +82,7 @@ def check_scoring(hidden: Tensor, index: Tensor, weight: Tensor, direction: Tens
     check_tensor("index", index, shape=(None,), dtypes=torch.int64, device=where)
     check_tensor("weight", weight, shape=(width,), dtypes=hidden.dtype, device=where)
     check_tensor("direction", direction, shape=(width,), dtypes=torch.float32, device=where)
+    check_indices("index", index, len(hidden))
 
 
 def relevance(

@@ -9,8 +9,8 @@ memory: [S, M, D]. allocations: int64 [S], k. offsets: int64 [S + 1], their runn
 
 Rounds to the dtype twice, where the published model's RMSNorm does; moves bits without the norm.
 
-What no launcher sees without waiting: a row of out that has no source, because Σ k is under
-`total` or k_i over M, comes out as NaN; of Σ k over `total` the first rows are written.
+What no launcher sees on a GPU without waiting: a row of out that has no source, because Σ k is
+under `total` or k_i over M, comes out as NaN; of Σ k over `total` the first rows are written.
 
 Source: the published code keeps the first k_i of a segment's memory tokens (`head`), its ablation
 the last (`tail`).
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tempo_kernels.language import tl, triton
-from tempo_kernels.launch import Variant, check, check_tensor, next_power_of_2
+from tempo_kernels.launch import Variant, check, check_indices, check_tensor, next_power_of_2
 from tempo_kernels.packing import MAX_SEGMENTS, SEARCHES, owner, search
 from tempo_kernels.rounding import rounded
 
@@ -170,6 +170,7 @@ def _check(
     )
     check_tensor("weight", weight, shape=(width,), dtypes=memory.dtype, device=where)
     check(total >= 0, f"total is {total}; at least 0 is needed (-1: relevance was not finite)")
+    check_indices("allocations", allocations, memory.shape[1] + 1)
     check(take in ("head", "tail"), f"take is {take!r}; 'head' or 'tail' is needed")
 
 

@@ -5,6 +5,7 @@ once as "gpu" (compiled); the mode that this process cannot run is skipped with 
 binds a kernel to one mode when it is imported, so `pytest -m gpu` on a machine with a GPU and
 `TRITON_INTERPRET=1 pytest -m "not gpu"` anywhere are two runs.
 `interpreted`: whether kernels run in the interpreter.
+`check_indices(when)`: sets when launchers look at indices, which on a GPU they don't by themselves.
 `as_good(actual, reference, exact_float64, op)`: the check of `tolerances.py`. Helpers of
 this folder are reached by such fixtures or by relative import (`--import-mode=importlib`).
 """
@@ -27,6 +28,8 @@ if not torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"
 
 from triton import knobs
+
+from tempo_kernels import launch
 
 from .tolerances import assert_as_good
 
@@ -53,6 +56,11 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def interpreted() -> bool:
     return INTERPRETED
+
+
+@pytest.fixture
+def check_indices(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    return lambda when: monkeypatch.setattr(launch, "CHECK_INDICES", when)
 
 
 @pytest.fixture(scope="session")

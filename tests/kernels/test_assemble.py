@@ -180,7 +180,8 @@ def test_golden_prompts(device):
     assert checked == 12
 
 
-def test_rows_without_a_source_are_nan(device):
+def test_rows_without_a_source_are_nan(device, check_indices):
+    check_indices("never")
     parts = prompt(device, torch.bfloat16, segments=2, text=(3, 2))
     expected = by_parts(parts, 10**6)
     length = len(expected)
@@ -203,6 +204,10 @@ def test_rows_without_a_source_are_nan(device):
         ({"table": lambda x: x[:, :0]}, "table has rows of width 0"),
         ({"before": lambda x: x.int()}, "before is torch.int32"),
         ({"after": lambda x: x.to("meta")}, "after is on meta"),
+        ({"before": lambda x: x + VOCABULARY}, "before has [0-9]+; 0 to [0-9]+ is needed"),
+        ({"tags": lambda x: x - VOCABULARY}, "tags has -[0-9]+; 0 to"),
+        ({"tag_offsets": lambda x: x + 1}, "tag_offsets has [0-9]+; 0 to"),
+        ({"offsets": lambda x: x - 1}, "offsets has -1; 0 to"),
         ({"tags": lambda x: x[None]}, "tags has shape"),
         ({"tag_offsets": lambda x: x[1:]}, "tag_offsets has shape"),
         ({"allocations": lambda x: x[:0]}, "allocations has 0 segments"),
@@ -216,7 +221,8 @@ def test_rows_without_a_source_are_nan(device):
         ({"out": lambda x: torch.empty(3, 64)}, "out has shape"),
     ],
 )
-def test_bad_input_is_a_value_error(device, change, message):
+def test_bad_input_is_a_value_error(device, check_indices, change, message):
+    check_indices("always")
     arguments = prompt(device, torch.float32) | {"length": 12, "room": 10**6, "out": None}
     if "offsets has shape" in message or "4097" in message:
         arguments["out"] = torch.empty(12, 64, device=device)

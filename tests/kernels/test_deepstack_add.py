@@ -28,7 +28,8 @@ def test_equals_pytorch(device, rows, count, width, dtype):
 
 
 @pytest.mark.parametrize("place", [-1, 5, 2**40])
-def test_a_place_out_of_range_is_left_out(device, place):
+def test_a_place_out_of_range_is_left_out(device, check_indices, place):
+    check_indices("never")
     buffer = torch.full((7, 8), float("nan"), device=device)
     buffer[1:6] = 0
     hidden = buffer[1:6]  # NaN before and after
@@ -53,12 +54,14 @@ def test_no_places(device):
         ({"hidden": lambda t: t[:3]}, "index has 4 places in 3 rows"),
         ({"index": lambda t: t.int()}, "index is torch.int32"),
         ({"index": lambda t: t[:, None]}, "index has shape"),
+        ({"index": lambda t: t + 7}, "index has [0-9]+; 0 to 7 is needed"),
         ({"index": lambda t: t.to("meta")}, "index is on meta"),
         ({"features": lambda t: t[:-1]}, "features has shape"),
         ({"features": lambda t: t.bfloat16()}, "features is torch.bfloat16"),
     ],
 )
-def test_bad_input_is_a_value_error(device, change, message):
+def test_bad_input_is_a_value_error(device, check_indices, change, message):
+    check_indices("always")
     names = ("hidden", "index", "features")
     given = dict(zip(names, make(8, 4, 8, torch.float32, device), strict=True))
     given = {name: change.get(name, lambda t: t)(value) for name, value in given.items()}

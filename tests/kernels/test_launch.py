@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tempo_kernels import launch
 from tempo_kernels.launch import INTERPRETED, check, check_tensor
 
 
@@ -44,6 +45,41 @@ def test_a_wrong_tensor_is_a_value_error(device, wrong, message):
 def test_a_cpu_tensor_is_refused_where_kernels_are_compiled():
     with pytest.raises(ValueError, match="x is on cpu; a CUDA tensor is needed"):
         check_tensor("x", torch.zeros(3), shape=(3,), dtypes=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("when", "place", "refused"),
+    [
+        ("auto", "cpu", True),
+        ("auto", "cuda", False),
+        ("always", "cuda", True),
+        ("never", "cpu", False),
+    ],
+)
+def test_indices_are_checked_where_that_waits_for_nothing(
+    check_indices, monkeypatch, when, place, refused
+):
+    class Placed(torch.Tensor):
+        is_cuda = place == "cuda"
+
+    check_indices(when)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for numbers, wrong in (([0, 3], None), ([0, 4], 4), ([-1, 2], -1), ([], None)):
+        indices = torch.tensor(numbers, dtype=torch.int64).as_subclass(Placed)
+        if refused and wrong is not None:
+            with pytest.raises(ValueError, match=f"i has {wrong}; 0 to 3 is needed"):
+                launch.check_indices("i", indices, 4)
+        else:
+            launch.check_indices("i", indices, 4)
+
+
+def test_a_recording_is_not_waited_in(check_indices, monkeypatch):
+    class OnDevice(torch.Tensor):
+        is_cuda = True
+
+    check_indices("always")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    launch.check_indices("i", torch.tensor([9]).as_subclass(OnDevice), 4)
 
 
 def test_a_false_condition_is_a_value_error():

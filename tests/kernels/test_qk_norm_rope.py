@@ -84,7 +84,8 @@ def test_as_good_as_pytorch(device, as_good, tokens, heads, kv_heads, dim, dtype
 
 
 @pytest.mark.parametrize("slot", [-1, 9, 2**40])
-def test_a_place_out_of_range_is_not_cached(device, slot):
+def test_a_place_out_of_range_is_not_cached(device, check_indices, slot):
+    check_indices("never")
     given = make(2, 2, 1, 8, torch.float32, device, rows=1)
     buffer = torch.full((2, 5, 9, 1, 8), 7.0, device=device)
     given |= {"keys": buffer[0, 2:3], "values": buffer[1, 2:3]}  # 7s before and after
@@ -131,6 +132,7 @@ def test_the_reference_is_the_published_attention(dtype):
         ({"sin": lambda t: t.double()}, "sin is torch.float64"),
         ({"slots": lambda t: t.int()}, "slots is torch.int32"),
         ({"slots": lambda t: t[:-1]}, "slots has shape"),
+        ({"slots": lambda t: t - 2**40}, "slots has -[0-9]+; -1 to [0-9]+ is needed"),
         ({"keys": lambda t: t[:, :, :1]}, "keys has shape"),
         ({"keys": lambda t: t[:, 1:]}, "keys has strides"),
         ({"values": lambda t: t[:-1]}, "values has shape"),
@@ -140,7 +142,8 @@ def test_the_reference_is_the_published_attention(dtype):
         ({"out": lambda o: o[:-1]}, "out has shape"),
     ],
 )
-def test_bad_input_is_a_value_error(device, change, message):
+def test_bad_input_is_a_value_error(device, check_indices, change, message):
+    check_indices("always")
     given = make(4, 4, 2, 8, torch.float32, device)
     given |= {"heads": 4, "kv_heads": 2, "out": torch.empty(4, 4, 8, device=device)}
     given = {name: change.get(name, lambda t: t)(value) for name, value in given.items()}

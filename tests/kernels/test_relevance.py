@@ -58,7 +58,8 @@ def test_large_scores_saturate(device, dtype):
         assert scores[0] == (sign > 0) and scores.isfinite().all()
 
 
-def test_index_out_of_range_is_nan_and_reads_nothing(device):
+def test_index_out_of_range_is_nan_and_reads_nothing(device, check_indices):
+    check_indices("never")
     hidden, _, weight, direction = scoring(device, torch.float32, tokens=8)
     index = torch.tensor([3, 8, -1, 2**40, 3], device=device)
     scores = relevance(hidden[:8], index, weight, direction, EPS)
@@ -79,6 +80,8 @@ def test_no_segments(device):
         ("hidden", lambda x: x[:, :0], "hidden has width 0"),
         ("hidden", lambda x: x.new_zeros(1, 20000), "hidden has width 20000"),
         ("index", lambda x: x.int(), "index is torch.int32"),
+        ("index", lambda x: x - 100, "index has -[0-9]+; 0 to [0-9]+ is needed"),
+        ("index", lambda x: x + 100, "index has 1[0-9]+; 0 to [0-9]+ is needed"),
         ("weight", lambda x: x.bfloat16(), "weight is torch.bfloat16"),
         ("weight", lambda x: x[1:], "weight has shape"),
         ("direction", lambda x: x.bfloat16(), "direction is torch.bfloat16"),
@@ -87,7 +90,8 @@ def test_no_segments(device):
         ("out", lambda x: x.double(), "out is torch.float64"),
     ],
 )
-def test_bad_input_is_a_value_error(device, name, wrong, message):
+def test_bad_input_is_a_value_error(device, check_indices, name, wrong, message):
+    check_indices("always")
     names = ("hidden", "index", "weight", "direction")
     arguments = dict(zip(names, scoring(device, torch.float32), strict=True))
     arguments["out"] = torch.empty(3, device=device)

@@ -79,7 +79,8 @@ def test_a_view_of_longer_segments(device, take, dtype):
     assert torch.equal(rows, select(memory, *rest, EPS, total=total, take=take))
 
 
-def test_rows_without_a_source_are_nan(device):
+def test_rows_without_a_source_are_nan(device, check_indices):
+    check_indices("never")
     memory, kept, offsets, weight, total = memory_tokens(device, torch.float32)
     rows = select(memory, kept, offsets, weight, EPS, total=total + 3)
     assert rows[total:].isnan().all() and rows[:total].isfinite().all()
@@ -110,6 +111,7 @@ def test_nothing_kept(device):
         ({"memory": lambda x: x[..., ::2]}, "memory has strides"),
         ({"memory": lambda x: x[..., :0]}, "memory has width 0"),
         ({"allocations": lambda x: x.int()}, "allocations is torch.int32"),
+        ({"allocations": lambda x: x + 16}, "allocations has [0-9]+; 0 to 16 is needed"),
         ({"allocations": lambda x: x[:0]}, "allocations has 0 segments"),
         ({"offsets": lambda x: x[:-1]}, "offsets has shape"),
         ({"weight": lambda x: x[1:]}, "weight has shape"),
@@ -119,7 +121,8 @@ def test_nothing_kept(device):
         ({"out": lambda x: torch.empty(3, 64)}, "out has shape"),
     ],
 )
-def test_bad_input_is_a_value_error(device, change, message):
+def test_bad_input_is_a_value_error(device, check_indices, change, message):
+    check_indices("always")
     names = ("memory", "allocations", "offsets", "weight", "total")
     arguments = dict(zip(names, memory_tokens(device, torch.float32), strict=True))
     arguments |= {"eps": EPS, "take": "head", "out": None}
