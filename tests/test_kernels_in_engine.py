@@ -27,7 +27,7 @@ needs_kernels = pytest.mark.skipif(not CAN_RUN, reason="needs TRITON_INTERPRET=1
 DECODING = {"rms_norm", "rope_tables", "qk_norm_rope", "swiglu"}
 ENCODING = {"rows", "columns", "grid_table", "layer_norm", "vision_rope", "gelu_tanh"}
 ENCODING |= {"deepstack_add"}
-ALLOCATING = {"relevance", "allocate", "places", "assemble"}
+ALLOCATING = {"relevance", "allocate", "assemble"}
 
 
 @pytest.fixture

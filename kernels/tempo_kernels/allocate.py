@@ -22,6 +22,10 @@ sort: up to 16 segments that is the order here too.
 A relevance that is NaN or infinite (or a spread that float32 cannot hold) cannot raise on the
 device: every allocation is then 0 and the total is -1. Check the total when it is read.
 
+A launch of its own: as the end of `relevance`, the last program to end would have to find out that
+it is the last, by a count that is zero before every launch and no other stream's. Clearing one is a
+launch again.
+
 Source: the published code's allocation; a budget under S, which it overruns, is refused here.
 """
 
@@ -87,8 +91,8 @@ def largest(b_w, m_s, count):
     return b_above | (b_tied & (tl.cumsum(b_tied.to(tl.int32)) <= left))
 
 
-@triton.jit
-def write_allocations(
+@triton.jit(do_not_specialize=["S", "tokens", "least", "share", "budget"])
+def _allocate_kernel(
     p_relevance,
     p_allocations,
     p_offsets,
@@ -99,34 +103,16 @@ def write_allocations(
     budget,
     BLOCK_S: tl.constexpr,
 ):
-    """Allocate and write: what one program does, here or at the end of another kernel."""
     i_s = tl.arange(0, BLOCK_S)
     m_s = i_s < S
-    # [BLOCK_S]; from L2, as another program may just have written it.
-    b_score = tl.load(p_relevance + i_s, mask=m_s, other=0.0, cache_modifier=".cg")
+    # [BLOCK_S]
+    b_score = tl.load(p_relevance + i_s, mask=m_s, other=0.0)
     b_k, finite = share_out(b_score, m_s, S, tokens, least, share, budget)
     b_end = tl.cumsum(b_k)
     b_end = tl.where(i_s < S - 1, b_end, tl.where(finite, b_end, -1))
     tl.store(p_allocations + i_s, b_k.to(tl.int64), mask=m_s)
     tl.store(p_offsets + i_s, tl.zeros_like(b_k).to(tl.int64), mask=i_s == 0)
     tl.store(p_offsets + 1 + i_s, b_end.to(tl.int64), mask=m_s)
-
-
-@triton.jit(do_not_specialize=["S", "tokens", "least", "share", "budget"])
-def allocate_kernel(
-    p_relevance,
-    p_allocations,
-    p_offsets,
-    S,
-    tokens,
-    least,
-    share,
-    budget,
-    BLOCK_S: tl.constexpr,
-):
-    write_allocations(
-        p_relevance, p_allocations, p_offsets, S, tokens, least, share, budget, BLOCK_S
-    )
 
 
 def plan(segments: int, tokens: int, budget: int, min_tokens: int) -> tuple[int, int, int]:
@@ -149,17 +135,6 @@ def plan(segments: int, tokens: int, budget: int, min_tokens: int) -> tuple[int,
     return min(min_tokens, share, tokens), min(share, tokens), min(budget, segments * tokens)
 
 
-def configuration(segments: int) -> tuple[int, int]:
-    """(BLOCK_S, warps) of a launch for so many segments."""
-    return next(pair for pair in CONFIGURATIONS if segments <= pair[0])
-
-
-def empty_allocations(segments: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Room for allocations [S] and offsets [S + 1]."""
-    allocations = torch.empty(segments, dtype=torch.int64, device=device)
-    return allocations, torch.empty(segments + 1, dtype=torch.int64, device=device)
-
-
 def allocate(
     relevance: Tensor, *, tokens: int, budget: int, min_tokens: int = 4
 ) -> tuple[Tensor, Tensor]:
@@ -171,9 +146,10 @@ def allocate(
     check_tensor("relevance", relevance, shape=(None,), dtypes=torch.float32)
     segments = len(relevance)
     numbers = plan(segments, tokens, budget, min_tokens)
-    allocations, offsets = empty_allocations(segments, relevance.device)
-    block, warps = configuration(segments)
-    allocate_kernel[(1,)](
+    allocations = torch.empty(segments, dtype=torch.int64, device=relevance.device)
+    offsets = torch.empty(segments + 1, dtype=torch.int64, device=relevance.device)
+    block, warps = next(pair for pair in CONFIGURATIONS if segments <= pair[0])
+    _allocate_kernel[(1,)](
         relevance,
         allocations,
         offsets,
@@ -219,7 +195,7 @@ def variants() -> list[Variant]:
     return [
         Variant(
             name=f"S to {block}",
-            kernel=allocate_kernel,
+            kernel=_allocate_kernel,
             signature={
                 "p_relevance": "*fp32",
                 "p_allocations": "*i64",

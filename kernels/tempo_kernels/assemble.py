@@ -8,8 +8,10 @@ table: [V, E], token embeddings. before, after: int64, ids of the text around th
 int64 [ΣG], the packed ids of the segments' time tags; tag_offsets: int64 [S + 1], where each starts
 (all 0 for none, as with an image). allocations: int64 [S], k. offsets: int64 [S + 1], their running
 sum. projected: [Σk, E]. out: [L, E]. table, projected and out are all float32 or all bfloat16; S up
-to 4096. Two launches: the places of the segments (one program), then the rows. Moves bits, rounds
-nothing.
+to 4096. Moves bits, rounds nothing.
+
+Up to 128 segments every program finds the places of all by itself, from as many numbers as it would
+read otherwise; more take a launch before, of one program.
 
 What no launcher sees on a GPU without waiting: a row that has no source, because an id is not in
 the table or the visual part is shorter than L leaves room for, comes out as NaN.
@@ -31,8 +33,10 @@ DTYPES = (torch.float32, torch.bfloat16)
 TILE_BYTES = 8192
 BLOCK_E = 512
 NUM_WARPS = 4
-# (segments, warps) of each configuration of the places.
-PLACES = ((128, 1), (1024, 4), (MAX_SEGMENTS, 8))
+# Segments whose places are found by the programs that write rows; (segments, warps) of each
+# configuration of the launch that finds those of more.
+FEW_SEGMENTS, _ = SEARCHES[0]
+PLACES = ((1024, 4), (MAX_SEGMENTS, 8))
 
 
 def _configuration(width: int, dtype: torch.dtype) -> dict[str, int]:
@@ -41,17 +45,45 @@ def _configuration(width: int, dtype: torch.dtype) -> dict[str, int]:
     return {"ROWS": TILE_BYTES // (BLOCK_E * dtype.itemsize), "BLOCK_E": block}
 
 
+@triton.jit
+def _lengths(p_allocations, p_tagoffsets, i_s, m_s):
+    """int64 [BLOCK_S]: rows of each segment, 0 for lanes that are none."""
+    b_k = tl.load(p_allocations + i_s, mask=m_s, other=0)
+    b_tag = tl.load(p_tagoffsets + i_s, mask=m_s, other=0)
+    b_tag = tl.load(p_tagoffsets + i_s + 1, mask=m_s, other=0) - b_tag
+    return tl.where(b_k > 0, b_k + b_tag, 0)
+
+
 @triton.jit(do_not_specialize=["S"])
-def _places_kernel(p_allocations, p_tags, p_places, S, BLOCK_S: tl.constexpr):
+def _places_kernel(p_allocations, p_tagoffsets, p_places, S, BLOCK_S: tl.constexpr):
     i_s = tl.arange(0, BLOCK_S)
     m_s = i_s < S
     # [BLOCK_S]
-    b_k = tl.load(p_allocations + i_s, mask=m_s, other=0)
-    b_tag = tl.load(p_tags + i_s, mask=m_s, other=0)
-    b_tag = tl.load(p_tags + i_s + 1, mask=m_s, other=0) - b_tag
-    b_end = tl.cumsum(tl.where(b_k > 0, b_k + b_tag, 0))
+    b_end = tl.cumsum(_lengths(p_allocations, p_tagoffsets, i_s, m_s))
     tl.store(p_places + i_s, tl.zeros_like(b_end), mask=i_s == 0)
     tl.store(p_places + 1 + i_s, b_end, mask=m_s)
+
+
+@triton.jit
+def _place_among_few(i_row, p_allocations, p_tagoffsets, S, BLOCK_S: tl.constexpr):
+    """The segment int32 [ROWS] of each row (-1 for a row < 0), where it starts, the last end."""
+    i_s = tl.arange(0, BLOCK_S)
+    m_s = i_s < S
+    # [BLOCK_S]
+    b_length = _lengths(p_allocations, p_tagoffsets, i_s, m_s)
+    b_end = tl.cumsum(b_length)
+    b_start = (b_end - b_length)[None, :]
+    # [ROWS, BLOCK_S]; of segments that start together the last is the one with rows
+    b_reached = m_s[None, :] & (b_start <= i_row[:, None])
+    segment = tl.sum(b_reached.to(tl.int32), axis=1) - 1
+    return segment, tl.max(tl.where(b_reached, b_start, 0), axis=1), tl.max(b_end)
+
+
+@triton.jit
+def _place_among_many(i_row, p_places, S, FANOUT: tl.constexpr, SPAN: tl.constexpr):
+    """The same from places that were found before."""
+    segment = owner(i_row, p_places, S, FANOUT, SPAN)
+    return segment, tl.load(p_places + segment, mask=segment >= 0, other=0), tl.load(p_places + S)
 
 
 @triton.jit(
@@ -63,6 +95,7 @@ def _assemble_kernel(
     p_after,
     p_tags,
     p_tagoffsets,
+    p_allocations,
     p_offsets,
     p_places,
     p_projected,
@@ -86,11 +119,13 @@ def _assemble_kernel(
     m_before = i_visual < 0
     m_after = m_row & (i_visual >= visual)
     m_visual = m_row & (i_visual >= 0) & (i_visual < visual)
+    if p_places is None:
+        i_s, b_start, end = _place_among_few(i_visual, p_allocations, p_tagoffsets, S, FANOUT)
+    else:
+        i_s, b_start, end = _place_among_many(i_visual, p_places, S, FANOUT, SPAN)
     # Past the last place there is no segment: the search would name the last one.
-    m_visual = m_visual & (i_visual < tl.load(p_places + S))
-
-    i_s = owner(i_visual, p_places, S, FANOUT, SPAN)
-    i_within = i_visual - tl.load(p_places + i_s, mask=m_visual, other=0)
+    m_visual = m_visual & (i_visual < end)
+    i_within = i_visual - b_start
     o_tag = tl.load(p_tagoffsets + i_s, mask=m_visual, other=0)
     b_tag = tl.load(p_tagoffsets + i_s + 1, mask=m_visual, other=0) - o_tag
     m_tag = m_visual & (i_within < b_tag)
@@ -122,7 +157,11 @@ def places(allocations: Tensor, tag_offsets: Tensor) -> Tensor:
     Raises ValueError for arguments that don't fit together.
     """
     _check_segments(allocations, tag_offsets)
-    return _launch_places(allocations, tag_offsets)
+    segments = len(allocations)
+    found = torch.empty(segments + 1, dtype=torch.int64, device=allocations.device)
+    block, warps = next(pair for pair in PLACES if segments <= pair[0])
+    _places_kernel[(1,)](allocations, tag_offsets, found, segments, BLOCK_S=block, num_warps=warps)
+    return found
 
 
 def _check_segments(allocations: Tensor, tag_offsets: Tensor) -> None:
@@ -135,14 +174,6 @@ def _check_segments(allocations: Tensor, tag_offsets: Tensor) -> None:
     check_tensor(
         "tag_offsets", tag_offsets, shape=(segments + 1,), dtypes=torch.int64, device=where
     )
-
-
-def _launch_places(allocations: Tensor, tag_offsets: Tensor) -> Tensor:
-    segments = len(allocations)
-    found = torch.empty(segments + 1, dtype=torch.int64, device=allocations.device)
-    block, warps = next(pair for pair in PLACES if segments <= pair[0])
-    _places_kernel[(1,)](allocations, tag_offsets, found, segments, BLOCK_S=block, num_warps=warps)
-    return found
 
 
 def places_ref(allocations: Tensor, tag_offsets: Tensor) -> Tensor:
@@ -183,7 +214,8 @@ def assemble(
     else:
         check_tensor("out", out, shape=(length, width), dtypes=table.dtype, device=where)
     if length:
-        starts = _launch_places(allocations, tag_offsets)
+        few = segments <= FEW_SEGMENTS
+        starts = None if few else places(allocations, tag_offsets)
         tile = _configuration(width, table.dtype)
         _assemble_kernel[(triton.cdiv(length, tile["ROWS"]),)](
             table,
@@ -191,6 +223,7 @@ def assemble(
             after,
             tags,
             tag_offsets,
+            allocations,
             offsets,
             starts,
             projected,
@@ -273,33 +306,36 @@ def assemble_ref(
 def variants() -> list[Variant]:
     """What the engine launches for Tempo-6B."""
     width = 2560
+    tables = ("p_allocations", "p_tagoffsets", "p_places")
     found = [
         Variant(
             name=f"places, S to {block}",
             kernel=_places_kernel,
-            signature={"p_allocations": "*i64", "p_tags": "*i64", "p_places": "*i64", "S": "i32"},
+            signature={**dict.fromkeys(tables, "*i64"), "S": "i32"},
             constants={"BLOCK_S": block},
-            divisible=("p_allocations", "p_tags", "p_places"),
+            divisible=tables,
             num_warps=warps,
             wide=False,  # a few hundred numbers, stored one behind a first zero
         )
         for block, warps in PLACES
     ]
-    ids = ("p_before", "p_after", "p_tags", "p_tagoffsets", "p_offsets", "p_places")
+    ids = ("p_before", "p_after", "p_tags", "p_tagoffsets", "p_allocations", "p_offsets")
+    no_places = {True: {"p_places": None}, False: {}}
     numbers = ("S", "vocabulary", "kept", "length", "before", "visual")
     for dtype, torch_dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         tile = _configuration(width, torch_dtype)
         rows = dict.fromkeys(("p_table", "p_projected", "p_out"), f"*{dtype}")
-        pointers = rows | dict.fromkeys(ids, "*i64")
-        found += [
-            Variant(
-                name=f"{dtype}, E {width}, S to {limit}",
-                kernel=_assemble_kernel,
-                signature=pointers | dict.fromkeys(numbers, "i32"),
-                constants={"E": width, **constants, **tile},
-                divisible=tuple(pointers),
-                num_warps=NUM_WARPS,
+        for limit, constants in SEARCHES:
+            few = limit <= FEW_SEGMENTS
+            pointers = rows | dict.fromkeys(ids if few else (*ids, "p_places"), "*i64")
+            found.append(
+                Variant(
+                    name=f"{dtype}, E {width}, S to {limit}",
+                    kernel=_assemble_kernel,
+                    signature=pointers | dict.fromkeys(numbers, "i32"),
+                    constants={"E": width, **constants, **tile, **no_places[few]},
+                    divisible=tuple(pointers),
+                    num_warps=NUM_WARPS,
+                )
             )
-            for limit, constants in SEARCHES
-        ]
     return found

@@ -30,34 +30,8 @@ MAX_WIDTH = 16384
 NUM_WARPS = 4
 
 
-@triton.jit
-def score_row(
-    p_hidden,
-    row,
-    T,
-    p_weight,
-    p_direction,
-    eps,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """The relevance of hidden row `row`: a float32 scalar, NaN if there is no such row."""
-    dtype: tl.constexpr = p_hidden.dtype.element_ty
-    m_row = (row >= 0) & (row < T)
-    i_d = tl.arange(0, BLOCK_D)
-    m_d = i_d < D
-    m_x = i_d < tl.where(m_row, D, 0)
-    # [BLOCK_D]
-    b_x = tl.load(p_hidden + row * D + i_d, mask=m_x, other=0.0).to(tl.float32)
-    b_weight = tl.load(p_weight + i_d, mask=m_d, other=0.0).to(tl.float32)
-    b_direction = tl.load(p_direction + i_d, mask=m_d, other=0.0)
-    b_y = rounded(b_x * tl.rsqrt(tl.sum(b_x * b_x) / D + eps), dtype)
-    score = tl.sum(rounded(b_y * b_weight, dtype) * b_direction)
-    return tl.where(m_row, tl.sigmoid(score), float("nan"))
-
-
 @triton.jit(do_not_specialize=["T"])
-def relevance_kernel(
+def _relevance_kernel(
     p_hidden,
     p_index,
     p_weight,
@@ -68,21 +42,20 @@ def relevance_kernel(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    dtype: tl.constexpr = p_hidden.dtype.element_ty
     i_s = tl.program_id(0)
     row = tl.load(p_index + i_s)
-    score = score_row(p_hidden, row, T, p_weight, p_direction, eps, D, BLOCK_D)
-    tl.store(p_relevance + i_s, score)
-
-
-def check_scoring(hidden: Tensor, index: Tensor, weight: Tensor, direction: Tensor) -> None:
-    """Raises ValueError unless the four fit together."""
-    check_tensor("hidden", hidden, shape=(None, None), dtypes=DTYPES)
-    width, where = hidden.shape[1], hidden.device
-    check(0 < width <= MAX_WIDTH, f"hidden has width {width}; 1 to {MAX_WIDTH} is needed")
-    check_tensor("index", index, shape=(None,), dtypes=torch.int64, device=where)
-    check_tensor("weight", weight, shape=(width,), dtypes=hidden.dtype, device=where)
-    check_tensor("direction", direction, shape=(width,), dtypes=torch.float32, device=where)
-    check_indices("index", index, len(hidden))
+    m_row = (row >= 0) & (row < T)
+    i_d = tl.arange(0, BLOCK_D)
+    m_d = i_d < D
+    m_x = i_d < tl.where(m_row, D, 0)
+    # [BLOCK_D]
+    b_x = tl.load(p_hidden + row * D + i_d, mask=m_x, other=0.0).to(tl.float32)
+    b_weight = tl.load(p_weight + i_d, mask=m_d, other=0.0).to(tl.float32)
+    b_direction = tl.load(p_direction + i_d, mask=m_d, other=0.0)
+    b_y = rounded(b_x * tl.rsqrt(tl.sum(b_x * b_x) / D + eps), dtype)
+    score = tl.sum(rounded(b_y * b_weight, dtype) * b_direction)
+    tl.store(p_relevance + i_s, tl.where(m_row, tl.sigmoid(score), float("nan")))
 
 
 def relevance(
@@ -98,21 +71,26 @@ def relevance(
 
     out: float32 [S] to write to. Raises ValueError for arguments that don't fit together.
     """
-    check_scoring(hidden, index, weight, direction)
+    check_tensor("hidden", hidden, shape=(None, None), dtypes=DTYPES)
+    width, where = hidden.shape[1], hidden.device
+    check(0 < width <= MAX_WIDTH, f"hidden has width {width}; 1 to {MAX_WIDTH} is needed")
+    check_tensor("index", index, shape=(None,), dtypes=torch.int64, device=where)
+    check_tensor("weight", weight, shape=(width,), dtypes=hidden.dtype, device=where)
+    check_tensor("direction", direction, shape=(width,), dtypes=torch.float32, device=where)
+    check_indices("index", index, len(hidden))
     segments = len(index)
     if out is None:
-        out = torch.empty(segments, dtype=torch.float32, device=hidden.device)
+        out = torch.empty(segments, dtype=torch.float32, device=where)
     else:
-        check_tensor("out", out, shape=(segments,), dtypes=torch.float32, device=hidden.device)
+        check_tensor("out", out, shape=(segments,), dtypes=torch.float32, device=where)
     if segments:
-        tokens, width = hidden.shape
-        relevance_kernel[(segments,)](
+        _relevance_kernel[(segments,)](
             hidden,
             index,
             weight,
             direction,
             out,
-            tokens,
+            len(hidden),
             eps,
             D=width,
             BLOCK_D=next_power_of_2(width),
@@ -136,7 +114,7 @@ def variants() -> list[Variant]:
     return [
         Variant(
             name=f"{dtype}, D {width}",
-            kernel=relevance_kernel,
+            kernel=_relevance_kernel,
             signature={
                 "p_hidden": f"*{dtype}",
                 "p_index": "*i64",
