@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -168,9 +169,37 @@ def test_what_is_counted_is_no_less_than_what_is_used(block, dtype, golden, monk
     assert cache_bytes(pipe.config.language_model, 300, size) == used
 
 
-def test_bytes_a_token_of_the_published_sizes(pipe):
-    from dataclasses import replace
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("width", "ffn", "heads"), [(256, 768, 2), (320, 1216, 4)], ids=["compressor", "language model"]
+)
+def test_what_is_counted_of_a_decoder_in_the_published_proportions(
+    pipe, monkeypatch, width, ffn, heads, dtype
+):
+    monkeypatch.setenv("TEMPO_FAST_ATTENTION", "sdpa")
+    config = replace(
+        pipe.config.compressor,
+        layers=2,
+        width=width,
+        ffn=ffn,
+        heads=heads,
+        kv_heads=heads // 2,
+        head_dim=128,
+        mrope_section=None,
+    )
+    tokens = 600
+    with torch.inference_mode():
+        decoder = Decoder(config, device=torch.device("cpu"), dtype=dtype)
+        for parameter in decoder.parameters():
+            parameter.normal_(std=0.02)
+        cache, hidden = decoder.new_cache(1, tokens), torch.randn(tokens, width).to(dtype)
+        packing = cache.pack([0], [tokens])
+        used = peak(lambda: decoder.extend(hidden, torch.arange(tokens), packing, cache))
+    counted = decoder_bytes(config, tokens, dtype.itemsize)
+    assert used <= counted < 1.5 * used
 
+
+def test_bytes_a_token_of_the_published_sizes(pipe):
     compressor = replace(pipe.config.compressor, layers=28, kv_heads=8, head_dim=128)
     assert cache_bytes(compressor, 1, 2) == 114_688
 

@@ -92,11 +92,11 @@ def cache_bytes(config: DecoderConfig, tokens: int, itemsize: int) -> int:
 def decoder_bytes(config: DecoderConfig, tokens: int, itemsize: int) -> int:
     """Activations of one block of a decoder: the two parts of the residual and their norm,
     rotary tables, q, k, v, the turned query and what turning takes without a kernel, attention's
-    output; or the MLP's."""
+    output; or the MLP's gate and up, and their product in two steps without a kernel."""
     heads = config.heads * config.head_dim
     qkv = heads + 2 * config.kv_heads * config.head_dim
     attention = qkv + 8 * heads + config.width
-    mlp = 3 * config.ffn + config.width
+    mlp = 4 * config.ffn + config.width
     always = 4 * config.width + 2 * config.head_dim
     return tokens * itemsize * (always + max(attention, mlp))
 

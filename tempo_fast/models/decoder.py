@@ -131,6 +131,7 @@ class Layer(nn.Module):
             packing = packing.only_last()
         attended = self.self_attn(query, keys, values, packing)
         hidden, normed = self.post_attention_layernorm.add(hidden, attended)
+        del query, attended  # the MLP needs the room
         return hidden, self.mlp(normed)
 
 
