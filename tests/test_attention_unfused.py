@@ -135,6 +135,22 @@ def test_scores_out_of_bounds_go_the_plain_way(scale, monkeypatch):
 
 
 @needs_onednn
+@pytest.mark.parametrize(("size", "taken"), [(1.0, True), (1e9, False), (math.nan, False)])
+def test_values_that_would_overflow_go_the_plain_way(size, taken, monkeypatch):
+    """Their product with powers that are fine themselves, before the sums divide it."""
+    always(monkeypatch)
+    q, k, v = torch.randn(3, 2, 67, 4, 64, generator=torch.Generator().manual_seed(0))
+    q, k = q * 0.1 + 8.75, k * 0.1 + 1  # scores of about 70, powers of about 2^101
+    v = v * size
+    wanted = plain.attend_dense(q, k, v)
+    with patch.object(plain, "attend_dense", wraps=plain.attend_dense) as fallback:
+        found = unfused.attend_dense(q, k, v)
+    assert fallback.called != taken
+    scale = size if math.isfinite(size) else 1.0
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+
+
+@needs_onednn
 def test_the_slow_path_of_onednn_is_never_taken(monkeypatch):
     """Weights that lie in no order take a thousand times as long."""
     always(monkeypatch)

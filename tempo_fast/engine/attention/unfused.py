@@ -22,9 +22,9 @@ from tempo_fast.engine.attention.backend import Backend, Site
 from tempo_fast.engine.kv_cache import Packing
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# The bounds of a row's sum. Below, powers that count could be lost; above, powers times values of
-# 10^8 could overflow.
-LEAST, MOST = 2.0**-80, 2.0**100
+# The least sum of a row: below, powers that count could be lost. The most that a row's sum times
+# the largest value may be: above, their product could overflow.
+LEAST, MOST = 2.0**-80, 2.0**126
 # Below so many multiplications of one product the fused kernel is faster, and below so many rows,
 # for which a head's keys and values aren't worth putting together (measured on a Zen 5).
 FEWEST, FEWEST_ROWS = 3 << 19, 192
@@ -96,6 +96,8 @@ def _attend(
     past = total - new
     scale = math.log2(math.e) / math.sqrt(head_dim)
     keys, values = keys.contiguous(), values.contiguous()
+    # A NaN stays one, and then no sum is small enough.
+    largest = float(torch.stack(values.aminmax()).abs().max()) if values.numel() else 0.0
     most = max(1, max(BLOCK // total, ROWS) // group)
     most = min(most, CAUSAL_QUERIES) if causal else most
     # As equal as they can be: a short last block costs as much to set up as a long one.
@@ -117,7 +119,7 @@ def _attend(
                 torch.div(mixed.view_as(into), s.view(group, -1, 1), out=into)
         if sums.numel():
             low, high = torch.aminmax(sums)
-            if not (low >= LEAST and high <= MOST):
+            if not (low >= LEAST and high <= MOST / max(largest, 1.0)):
                 return False
     return True
 
