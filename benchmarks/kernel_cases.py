@@ -267,6 +267,12 @@ CASES = [
         {"segments": SEGMENTS, "vocabulary": 151936},
         {"segments": 8, "vocabulary": 1000},
     ),
+    Case(
+        "assemble",
+        _assemble,
+        {"segments": 4 * SEGMENTS, "vocabulary": 151936},
+        {"segments": 131, "vocabulary": 1000},
+    ),
     Case("rms_norm", _rms_norm, {"rows": COMPRESSOR_ROWS, "width": 2048}, {"rows": 64}),
     Case("rms_norm", _rms_norm, {"rows": PROMPT_ROWS, "width": 2560}, {"rows": 64}),
     Case("add_rms_norm", _add_rms_norm, {"rows": COMPRESSOR_ROWS, "width": 2048}, {"rows": 64}),

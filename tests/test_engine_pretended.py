@@ -179,7 +179,10 @@ CLOCK = "a stream's synchronize"  # at the end of a stage, for its seconds
     ids=lambda asking: "-".join(map(str, asking.values())) if isinstance(asking, dict) else "",
 )
 @pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
-def test_a_question_waits_once_before_its_prefill(make, gpu, frames, asking, allocation, graphs):
+def test_a_question_reads_the_device_once_before_its_prefill(
+    make, gpu, frames, asking, allocation, graphs
+):
+    """`tome` merges by masks, and rows that were dropped are encoded again: those wait more."""
     with make(graphs=graphs).open(frames, **OPENING) as video:
         gpu.waits.clear()
         video.compress(QUESTION, visual_token_budget=24, **asking)

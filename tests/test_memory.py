@@ -183,7 +183,7 @@ def test_what_is_counted_of_a_decoder_in_the_published_proportions(
         width=width,
         ffn=ffn,
         heads=heads,
-        kv_heads=heads // 2,
+        kv_heads=1,
         head_dim=128,
         mrope_section=None,
     )

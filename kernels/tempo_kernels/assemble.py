@@ -10,11 +10,12 @@ int64 [ΣG], the packed ids of the segments' time tags; tag_offsets: int64 [S + 
 sum. projected: [Σk, E]. out: [L, E]. table, projected and out are all float32 or all bfloat16; S up
 to 4096. Moves bits, rounds nothing.
 
-Up to 128 segments every program finds the places of all by itself, from as many numbers as it would
-read otherwise; more take a launch before, of one program.
+Up to 128 segments every program finds the places of all by itself; more take a launch before, of
+one program. What the first saves is not measured.
 
 What no launcher sees on a GPU without waiting: a row that has no source, because an id is not in
-the table or the visual part is shorter than L leaves room for, comes out as NaN.
+the table, an offset not in tags or projected, or the visual part shorter than L leaves room for,
+comes out as NaN.
 
 Source: the published prompt, in which a segment without tokens is dropped with its tag.
 """
@@ -33,8 +34,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 TILE_BYTES = 8192
 BLOCK_E = 512
 NUM_WARPS = 4
-# Segments whose places are found by the programs that write rows; (segments, warps) of each
-# configuration of the launch that finds those of more.
+# Segments whose places are found by the programs that write rows, in the one step of FANOUT lanes
+# in which so few are searched; (segments, warps) of each configuration of the launch for more.
 FEW_SEGMENTS, _ = SEARCHES[0]
 PLACES = ((1024, 4), (MAX_SEGMENTS, 8))
 
@@ -87,7 +88,7 @@ def _place_among_many(i_row, p_places, S, FANOUT: tl.constexpr, SPAN: tl.constex
 
 
 @triton.jit(
-    do_not_specialize=["S", "vocabulary", "kept", "length", "before", "visual"],
+    do_not_specialize=["S", "vocabulary", "tags", "kept", "length", "before", "visual"],
 )
 def _assemble_kernel(
     p_table,
@@ -102,6 +103,7 @@ def _assemble_kernel(
     p_out,
     S,
     vocabulary,
+    tags,
     kept,
     length,
     before,
@@ -132,7 +134,9 @@ def _assemble_kernel(
     m_token = m_visual & (i_within >= b_tag)
 
     b_id = tl.load(p_before + i_row, mask=m_before, other=-1)
-    b_id = tl.where(m_tag, tl.load(p_tags + o_tag + i_within, mask=m_tag, other=-1), b_id)
+    i_tag = o_tag + i_within
+    m_known = m_tag & (i_tag >= 0) & (i_tag < tags)
+    b_id = tl.where(m_tag, tl.load(p_tags + i_tag, mask=m_known, other=-1), b_id)
     i_after = i_visual - visual
     b_id = tl.where(m_after, tl.load(p_after + i_after, mask=m_after, other=-1), b_id)
     i_token = tl.load(p_offsets + i_s, mask=m_token, other=0) + i_within - b_tag
@@ -230,6 +234,7 @@ def assemble(
             out,
             segments,
             len(table),
+            len(tags),
             len(projected),
             length,
             len(before),
@@ -299,7 +304,7 @@ def assemble_ref(
     out = torch.nn.functional.embedding(torch.cat((before, ids, after)), table)
     rows = out[len(before) : len(before) + visual]
     tokens = projected[torch.where(is_token, offsets[segment] + token, 0)]
-    torch.where(is_token[:, None], tokens, rows, out=rows)
+    rows.copy_(torch.where(is_token[:, None], tokens, rows))
     return out
 
 
@@ -321,7 +326,7 @@ def variants() -> list[Variant]:
     ]
     ids = ("p_before", "p_after", "p_tags", "p_tagoffsets", "p_allocations", "p_offsets")
     no_places = {True: {"p_places": None}, False: {}}
-    numbers = ("S", "vocabulary", "kept", "length", "before", "visual")
+    numbers = ("S", "vocabulary", "tags", "kept", "length", "before", "visual")
     for dtype, torch_dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         tile = _configuration(width, torch_dtype)
         rows = dict.fromkeys(("p_table", "p_projected", "p_out"), f"*{dtype}")

@@ -80,14 +80,15 @@ def check_indices(name: str, indices: torch.Tensor, end: int, *, first: int = 0)
     for finding what is wrong, and not while a graph is captured. Kernels that get an index out of
     range all the same read and write nothing for it; each says what comes out.
     """
-    if CHECK_INDICES == "never" or indices.numel() == 0:
+    if CHECK_INDICES == "never" or indices.numel() == 0 or indices.is_meta:
         return
     if indices.is_cuda and (CHECK_INDICES == "auto" or torch.cuda.is_current_stream_capturing()):
         return
     least, most = (int(x) for x in indices.aminmax())
     if least < first or most >= end:
         wrong = least if least < first else most
-        raise ValueError(f"{name} has {wrong}; {first} to {end - 1} is needed")
+        needed = f"{first} to {end - 1} is needed" if end > first else "there is nothing to index"
+        raise ValueError(f"{name} has {wrong}; {needed}")
 
 
 def check_tensor(

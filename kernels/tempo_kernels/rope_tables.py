@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from tempo_kernels.language import tl, triton
-from tempo_kernels.launch import Variant, check, check_tensor, next_power_of_2
+from tempo_kernels.launch import Variant, check, check_indices, check_tensor, next_power_of_2
 from tempo_kernels.rounding import rounded
 
 DTYPES = (torch.bfloat16, torch.float32)
@@ -81,7 +81,7 @@ def rope_tables(
     """cos, sin [T, Dh] in `dtype`, both halves alike, into the two of `out` if given.
 
     positions: int64 [T] without an axis, [3, T] with one. Raises ValueError for shapes, dtypes or
-    devices that don't fit. The values of `axis` are not looked at; one other than 0 and 1 means 2.
+    devices that don't fit, and for an axis outside 0…2; on a GPU that isn't looked at and means 2.
     """
     check(dtype in DTYPES, f"dtype is {dtype}; torch.bfloat16 or torch.float32 is needed")
     shape = (None,) if axis is None else (3, None)
@@ -91,6 +91,7 @@ def rope_tables(
     tokens, half = positions.shape[-1], frequency.shape[0]
     if axis is not None:
         check_tensor("axis", axis, shape=(half,), dtypes=torch.int64, device=device)
+        check_indices("axis", axis, 3)
     shape = (tokens, 2 * half)
     if out is None:
         out = tuple(torch.empty(shape, dtype=dtype, device=device) for _ in range(2))

@@ -171,6 +171,7 @@ def _check(
     check_tensor("weight", weight, shape=(width,), dtypes=memory.dtype, device=where)
     check(total >= 0, f"total is {total}; at least 0 is needed (-1: relevance was not finite)")
     check_indices("allocations", allocations, memory.shape[1] + 1)
+    check_indices("offsets", offsets, segments * memory.shape[1] + 1)
     check(take in ("head", "tail"), f"take is {take!r}; 'head' or 'tail' is needed")
 
 

@@ -20,12 +20,13 @@ from tempo_kernels.allocate import MAX_SEGMENTS
 EQUAL_RELEVANCE = 1e-8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Allocation:
     """Memory tokens that each segment keeps, where kernels read them and as the host knows them.
 
     counts: int64 [S]. offsets: int64 [S + 1], where each segment starts in the packed tokens. kept:
-    the counts again, [S]; reading them is the one time that a question waits for the device.
+    the counts again, [S]: with them a question reads all it ever reads of the device before its
+    prefill (its clock waits besides, at the end of each stage).
     """
 
     counts: Tensor

@@ -20,7 +20,7 @@ from tempo_fast.compression.encoder import Progress, SegmentEncoder, T, silent
 from tempo_fast.engine import ops
 from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.clock import Clock
-from tempo_fast.engine.kv_cache import KVCache, places
+from tempo_fast.engine.kv_cache import KVCache, ranges
 from tempo_fast.engine.memory import SHARE, cache_bytes
 from tempo_fast.engine.streams import OneLane, upload
 
@@ -198,8 +198,8 @@ class Compressor(SegmentEncoder):
         """
         packing = cache.pack(rows, new)
         counts = torch.tensor(new)
-        which = upload(places(torch.zeros_like(counts), counts), self.device)
-        positions = upload(places(torch.tensor(starts), counts), self.device)
+        which = upload(ranges(torch.zeros_like(counts), counts), self.device)
+        positions = upload(ranges(torch.tensor(starts), counts), self.device)
         return self.decoder.extend(
             embeds.index_select(0, which),
             positions.expand(3, -1),

@@ -85,7 +85,7 @@ class Packing:
     def slots(self) -> torch.Tensor:
         """int64 [T]: the place of each new token in the cache seen as [n · capacity] tokens."""
         first = torch.tensor(self.rows) * self.capacity + torch.tensor(self.past)
-        return upload(places(first, torch.tensor(self.new)), self.device)
+        return upload(ranges(first, torch.tensor(self.new)), self.device)
 
     @property
     def _filled(self) -> list[tuple[int, int, int]]:
@@ -118,7 +118,7 @@ class Packing:
         first = torch.tensor([row * self.capacity for row, _, _ in self._filled])
         totals = torch.tensor([past + new for _, new, past in self._filled])
         starts = torch.cat((totals.new_zeros(1), totals.cumsum(0))).int()
-        return upload(places(first, totals), self.device), upload(starts, self.device)
+        return upload(ranges(first, totals), self.device), upload(starts, self.device)
 
     @cached_property
     def last(self) -> torch.Tensor:
@@ -152,7 +152,7 @@ class Packing:
         return runs
 
 
-def places(first: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def ranges(first: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """first[i], first[i] + 1, … for counts[i] places, one i after the other; on the CPU."""
     within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
     return first.repeat_interleave(counts) + within

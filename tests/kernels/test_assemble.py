@@ -90,11 +90,12 @@ def test_moves_every_row_to_its_place(device, dtype, segments, width, text, tagg
     assert torch.equal(assemble_ref(**parts, length=len(expected), room=10**6), expected)
 
 
-def test_the_visual_part_is_cut_at_its_end(device):
-    parts = prompt(device, torch.float32, segments=6)
+@pytest.mark.parametrize("segments", [6, 131])
+def test_the_visual_part_is_cut_at_its_end(device, segments):
+    parts = prompt(device, torch.float32, segments=segments)
     text = len(parts["before"]) + len(parts["after"])
     whole = len(by_parts(parts, 10**6)) - text
-    for room in range(whole + 1):
+    for room in {*range(0, whole, 1 if segments == 6 else 97), whole - 1, whole}:
         expected = by_parts(parts, room)
         assert len(expected) == text + room
         assert torch.equal(assemble(**parts, length=len(expected), room=room), expected)
@@ -181,20 +182,40 @@ def test_golden_prompts(device):
     assert checked == 12
 
 
-def test_rows_without_a_source_are_nan(device, check_indices):
+@pytest.mark.parametrize("segments", [2, 131])
+def test_rows_without_a_source_are_nan(device, check_indices, segments):
     check_indices("never")
-    parts = prompt(device, torch.bfloat16, segments=2, text=(3, 2))
+    parts = prompt(device, torch.bfloat16, segments=segments, text=(3, 2))
     expected = by_parts(parts, 10**6)
     length = len(expected)
     parts["before"][1] = VOCABULARY
     parts["after"][0] = -1
-    lost = assemble(**parts, length=length, room=100).isnan().all(-1)
+    lost = assemble(**parts, length=length, room=1000).isnan().all(-1)
     assert lost.nonzero().flatten().tolist() == [1, length - 2]
 
-    parts = prompt(device, torch.float32, segments=2, text=(3, 2))
+    parts = prompt(device, torch.float32, segments=segments, text=(3, 2))
     parts["allocations"] = 0 * parts["allocations"]
     lost = assemble(**parts, length=9, room=100).isnan().all(-1)
     assert lost.tolist() == [False] * 3 + [True] * 4 + [False] * 2
+
+
+@pytest.mark.parametrize("segments", [1, 131])
+@pytest.mark.parametrize(
+    ("first", "tagged"), [(0, [False, False, True, True]), (-2, [True, True, False, False])]
+)
+def test_tags_out_of_range_are_nan_and_nothing_is_read(
+    device, check_indices, segments, first, tagged
+):
+    check_indices("never")
+    parts = prompt(device, torch.float32, segments=segments, text=(1, 1))
+    buffer = torch.arange(6, device=device)  # ids before and after those that are tags
+    parts["tags"] = buffer[2:4]
+    parts["tag_offsets"] = torch.full((segments + 1,), first + 4, device=device)
+    parts["tag_offsets"][0] = first
+    parts["allocations"] = torch.zeros(segments, dtype=torch.int64, device=device)
+    parts["allocations"][0] = 1
+    lost = assemble(**parts, length=7, room=100).isnan().all(-1)
+    assert lost.tolist() == [False, *tagged, False, False]
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ def test_the_three_dimensional_reference_is_the_published_module(dtype):
         ({"axis": lambda a: None}, r"positions has shape \[3, 4\]; \[any\] is needed"),
         ({"axis": lambda a: a[:-1]}, "axis has shape"),
         ({"axis": lambda a: a.int()}, "axis is torch.int32"),
+        ({"axis": lambda a: a + 1}, "axis has 3; 0 to 2 is needed"),
         ({"frequency": lambda f: f.double()}, "frequency is torch.float64"),
         ({"frequency": lambda f: f.to("meta")}, "frequency is on meta"),
         ({"dtype": lambda d: torch.float16}, "dtype is torch.float16"),
@@ -127,7 +128,8 @@ def test_the_three_dimensional_reference_is_the_published_module(dtype):
         ({"out": lambda o: (o[0][:-1], o[1])}, r"out\[0\] has shape"),
     ],
 )
-def test_bad_input_is_a_value_error(device, change, message):
+def test_bad_input_is_a_value_error(device, check_indices, change, message):
+    check_indices("always")
     frequency, axis = make(8, device)
     positions = torch.arange(12, device=device).view(3, 4)
     given = {"positions": positions, "frequency": frequency, "axis": axis, "dtype": torch.float32}

@@ -114,6 +114,8 @@ def test_nothing_kept(device):
         ({"allocations": lambda x: x + 16}, "allocations has [0-9]+; 0 to 16 is needed"),
         ({"allocations": lambda x: x[:0]}, "allocations has 0 segments"),
         ({"offsets": lambda x: x[:-1]}, "offsets has shape"),
+        ({"offsets": lambda x: x - 1}, "offsets has -1; 0 to [0-9]+ is needed"),
+        ({"offsets": lambda x: x + 10**9}, "offsets has 1[0-9]{9}; 0 to"),
         ({"weight": lambda x: x[1:]}, "weight has shape"),
         ({"weight": lambda x: x.to("meta")}, "weight is on meta"),
         ({"total": lambda x: -1}, "total is -1.*relevance was not finite"),

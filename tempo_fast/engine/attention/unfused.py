@@ -5,9 +5,9 @@
 All in float32, from and to any dtype. PyTorch's fused kernel takes its products in small blocks
 from MKL, which on AMD's processors has half of the speed of oneDNN, in half precision too. A
 softmax subtracts the largest score of a row only so that no power overflows: here that is seen in
-the sums, and where one is out of bounds the plain path runs instead. Each product shares out its
-rows among torch's threads, which costs more than it gives where cores are busy: it is left to
-threads that have one core each, as those of the crew have on up to four.
+the sums and the largest value, and where they are out of bounds the plain path runs instead. Each
+product shares out its rows among torch's threads, which costs more than it gives where cores are
+busy: it is left to threads that have one core each, as those of the crew have on up to four.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _worth(rows: int, keys: int, head_dim: int) -> bool:
 def _attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, causal: bool
 ) -> bool:
-    """Attend within n equally long sequences, into `out`; False where a sum is out of bounds.
+    """Attend within n equally long sequences, into `out`; False where sums or values are out of bounds.
 
     query, out: [n, kv_heads, group, new, head_dim]. keys, values: [n, kv_heads, total, head_dim].
     """
