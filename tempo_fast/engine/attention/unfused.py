@@ -87,7 +87,7 @@ def _worth(rows: int, keys: int, head_dim: int) -> bool:
 def _attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor, causal: bool
 ) -> bool:
-    """Attend within n equally long sequences, into `out`; False where sums or values are out of bounds.
+    """Attend within n equally long sequences, into `out`; False where it is out of bounds.
 
     query, out: [n, kv_heads, group, new, head_dim]. keys, values: [n, kv_heads, total, head_dim].
     """
