@@ -7,6 +7,8 @@ import torch
 
 from tempo_kernels.layer_norm import add_layer_norm, add_layer_norm_ref, layer_norm, layer_norm_ref
 
+from .tolerances import assert_rounds_alike
+
 EPS = 1e-6
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(1, 1), (1, 1024), (3, 4096), (63, 131), (131, 63), (2, 5, 128)]
@@ -26,10 +28,10 @@ def exact(x, weight, bias):
     )
 
 
-def assert_rounds_alike(actual, reference):
-    """Another order of summation moves few roundings; one too many would move many."""
-    if actual.dtype == torch.bfloat16 and actual.numel() > 1000:
-        assert (actual != reference).float().mean() < 0.02
+def assert_many_round_alike(actual, reference):
+    """Of a few values, one is a large share."""
+    if actual.numel() > 1000:
+        assert_rounds_alike(actual, reference)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -40,7 +42,7 @@ def test_layer_norm_is_as_good_as_pytorch(device, as_good, shape, dtype):
     assert layer_norm(x, weight, bias, EPS, out=out) is out
     reference = layer_norm_ref(x, weight, bias, EPS)
     as_good(out, reference, exact(x, weight, bias), "layer_norm")
-    assert_rounds_alike(out, reference)
+    assert_many_round_alike(out, reference)
     assert torch.equal(layer_norm(x, weight, bias, EPS), out)
 
 
@@ -53,7 +55,7 @@ def test_add_layer_norm_is_as_good_as_pytorch(device, as_good, shape, dtype):
     ref_total, ref_normed = add_layer_norm_ref(x, residual, weight, bias, EPS)
     assert torch.equal(total, ref_total)  # one float32 sum, rounded once
     as_good(normed, ref_normed, exact(ref_total, weight, bias), "layer_norm")
-    assert_rounds_alike(normed, ref_normed)
+    assert_many_round_alike(normed, ref_normed)
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e4])

@@ -8,6 +8,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_
 
 from tempo_kernels.qk_norm_rope import qk_norm_rope, qk_norm_rope_ref
 
+from .tolerances import assert_rounds_alike
+
 EPS = 1e-6
 DTYPES = [torch.float32, torch.bfloat16]
 NAMES = ("qkv", "q_weight", "k_weight", "cos", "sin", "slots", "keys", "values")
@@ -74,10 +76,9 @@ def test_as_good_as_pytorch(device, as_good, tokens, heads, kv_heads, dim, dtype
     keys, ref_keys = (cache["keys"].flatten(0, 1) for cache in (given, theirs))
     as_good(out, reference, query, "qk_norm_rope")
     as_good(keys[slots], ref_keys[slots], key, "qk_norm_rope")
-    if dtype == torch.bfloat16 and out.numel() > 1000:
-        # Another order of summation moves few roundings; a rounding left out would move many.
-        assert (out != reference).float().mean() < 0.02
-        assert (keys[slots] != ref_keys[slots]).float().mean() < 0.02
+    if out.numel() > 1000:  # of a few values, one is a large share
+        assert_rounds_alike(out, reference)
+        assert_rounds_alike(keys[slots], ref_keys[slots])
     # Values only move, and no other place of the cache is written.
     torch.testing.assert_close(given["values"], theirs["values"], rtol=0, atol=0, equal_nan=True)
     assert torch.equal(given["keys"].isnan(), theirs["keys"].isnan())

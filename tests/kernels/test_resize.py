@@ -15,6 +15,8 @@ from tempo_kernels.resize import (
 )
 from tempo_kernels.resize_weights import pillow_windows, torch_windows
 
+from .tolerances import limit
+
 # (height, width) before and after: both ways, odd, one side only, extreme, tiny.
 SMALL = [
     ((45, 80), (12, 21)),
@@ -34,8 +36,6 @@ LARGE = [
     ((144, 177), (128, 192)),
     ((16, 3200), (16, 512)),
 ]
-# The float32 sums of a few products of 8-bit values and weights about 1, added in two orders.
-ORDER_OF_SUMMATION = 1e-3
 
 
 def noise(count: int, height: int, width: int) -> torch.Tensor:
@@ -55,16 +55,15 @@ def by_pillow(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def assert_rounded_alike(found: torch.Tensor, frames: torch.Tensor, size: tuple[int, int]) -> None:
-    """One level apart at most, and only where the float32 value is within 1e-3 of a half."""
+    """One level apart at most, and only where the float32 value is near a half."""
     reference = resize_float_ref(frames, *size)
     planes = frames.permute(0, 3, 1, 2).double()
     exact = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True)
     from_half = (exact.permute(0, 2, 3, 1) % 1 - 0.5).abs()
     differs = (found.int() - reference.int()).abs()
-    assert differs.max() <= 1
-    assert from_half[differs > 0].le(ORDER_OF_SUMMATION).all()
-    # Black and white under symmetrical weights make true halves; noise alone makes hardly any.
-    assert differs.float().mean() < 5e-3
+    assert differs.max() <= limit("resize: levels")
+    assert from_half[differs > 0].le(limit("resize: from a half")).all()
+    assert differs.float().mean() < limit("resize: levels apart")
 
 
 @pytest.mark.parametrize(("before", "after"), SMALL + LARGE)

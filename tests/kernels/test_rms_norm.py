@@ -8,6 +8,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from tempo_kernels.rms_norm import add_rms_norm, add_rms_norm_ref, rms_norm, rms_norm_ref
 
+from .tolerances import assert_rounds_alike
+
 EPS = 1e-6
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(1, 1), (1, 2048), (3, 2560), (63, 131), (131, 63), (2, 5, 128)]
@@ -26,10 +28,10 @@ def exact(x, weight):
     return weight.double() * wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)
 
 
-def assert_rounds_alike(actual, reference):
-    """Another order of summation moves few roundings; a rounding left out would move many."""
-    if actual.dtype == torch.bfloat16 and actual.numel() > 1000:
-        assert (actual != reference).float().mean() < 0.02
+def assert_many_round_alike(actual, reference):
+    """Of a few values, one is a large share."""
+    if actual.numel() > 1000:
+        assert_rounds_alike(actual, reference)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -41,7 +43,7 @@ def test_rms_norm_is_as_good_as_pytorch(device, as_good, shape, dtype):
     assert result is out
     reference = rms_norm_ref(x, weight, EPS)
     as_good(out, reference, exact(x, weight), "rms_norm")
-    assert_rounds_alike(out, reference)
+    assert_many_round_alike(out, reference)
     assert torch.equal(rms_norm(x, weight, EPS), out)
 
 
@@ -54,7 +56,7 @@ def test_add_rms_norm_is_as_good_as_pytorch(device, as_good, shape, dtype):
     ref_total, ref_normed = add_rms_norm_ref(x, residual, weight, EPS)
     assert torch.equal(total, ref_total)  # one float32 sum, rounded once
     as_good(normed, ref_normed, exact(ref_total, weight), "rms_norm")
-    assert_rounds_alike(normed, ref_normed)
+    assert_many_round_alike(normed, ref_normed)
 
 
 def test_the_sum_may_replace_the_residual(device):
