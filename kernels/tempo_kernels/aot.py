@@ -3,7 +3,7 @@
 `python -m tempo_kernels.aot [--targets 80,90,100] [--json FILE]` compiles each operation's
 `variants()` and prints registers, spills, stack, shared memory and the widest global accesses. It
 exits with 1 when a kernel spills, asks for more shared memory than the target has, or has no
-16-byte access though its variant is `wide`.
+16-byte load or store where its variant gives no reason for that (or has one against its reason).
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Figures:
     shared: int
     load: int  # widest single global load of a thread
     store: int
+    narrow: tuple[str, ...]  # why loads or stores are narrower than 16 bytes
     problems: tuple[str, ...]
 
 
@@ -101,7 +102,8 @@ def compile_variant(op: str, variant: Variant, target: int) -> Figures:
         triton.knobs.nvidia.dump_ptxas_log = True
         with contextlib.redirect_stdout(log):
             compiled = triton.compile(source, GPUTarget("cuda", target, 32), options)
-    load, store = widest_accesses(compiled.asm["ptx"])
+    widest = dict(zip(("load", "store"), widest_accesses(compiled.asm["ptx"]), strict=True))
+    reasons = {"load": variant.narrow_load, "store": variant.narrow_store}
     used = parse_ptxas(log.getvalue())
     shared = compiled.metadata.shared
     return Figures(
@@ -111,9 +113,9 @@ def compile_variant(op: str, variant: Variant, target: int) -> Figures:
         warps=variant.num_warps,
         **used,
         shared=shared,
-        load=load,
-        store=store,
-        problems=_problems(used, shared, max(load, store), variant, target),
+        **widest,
+        narrow=tuple(f"{kind}: {reason}" for kind, reason in reasons.items() if reason),
+        problems=_problems(used, shared, widest, reasons, target),
     )
 
 
@@ -161,11 +163,11 @@ def table(figures: list[Figures]) -> str:
     """The figures as aligned columns, one kernel a line."""
     head = ("op", "variant", "target", "warps", "regs", "spill st", "spill ld", "stack", "shared")
     rows = [(*head, "load", "store", "")]
-    rows += [(*map(str, astuple(row)[:-1]), _flag(row)) for row in figures]
+    rows += [(*map(str, astuple(row)[:-2]), _remark(row)) for row in figures]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i_column < 3 else cell.rjust(width)
+            cell.rjust(width) if 3 <= i_column < len(row) - 1 else cell.ljust(width)
             for i_column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -255,20 +257,23 @@ def _full_signature(op: str, variant: Variant, kernel: JITFunction) -> dict[str,
 
 
 def _problems(
-    used: dict[str, int], shared: int, widest: int, variant: Variant, target: int
+    used: dict[str, int], shared: int, widest: dict[str, int], reasons: dict[str, str], target: int
 ) -> tuple[str, ...]:
     found = []
     if used["spill_stores"] or used["spill_loads"]:
         found.append("spills")
     if shared > SHARED_LIMIT[target]:
         found.append(f"over {SHARED_LIMIT[target]} bytes of shared memory")
-    if variant.wide and widest < WIDE:
-        found.append(f"no {WIDE}-byte access")
+    for kind, reason in reasons.items():
+        if not reason and widest[kind] < WIDE:
+            found.append(f"no {WIDE}-byte {kind}")
+        elif reason and widest[kind] >= WIDE:
+            found.append(f"a {WIDE}-byte {kind} after all")
     return tuple(found)
 
 
-def _flag(row: Figures) -> str:
-    return "REFUSED: " + ", ".join(row.problems) if row.problems else ""
+def _remark(row: Figures) -> str:
+    return "REFUSED: " + ", ".join(row.problems) if row.problems else "; ".join(row.narrow)
 
 
 def _write(path: Path, figures: list[Figures], targets: list[int], skipped: list[str]) -> None:

@@ -320,7 +320,8 @@ def variants() -> list[Variant]:
             constants={"BLOCK_S": block},
             divisible=tables,
             num_warps=warps,
-            wide=False,  # a few hundred numbers, stored one behind a first zero
+            narrow_load="a few hundred numbers",
+            narrow_store="a few hundred numbers, one behind a first zero",
         )
         for block, warps in PLACES
     ]

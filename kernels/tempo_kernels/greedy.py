@@ -139,9 +139,14 @@ def largest_variant(name: str, dtype: str, masses: int, block: int) -> Variant:
         pointers["masses"] = "*i64"
     else:
         constants["masses"] = None
-    divisible = (*pointers, "V")
     return Variant(
-        name, _largest_kernel, pointers | {"V": "i32"}, constants, divisible, num_warps=WARPS
+        name,
+        _largest_kernel,
+        pointers | {"V": "i32"},
+        constants,
+        (*pointers, "V"),
+        num_warps=WARPS,
+        narrow_store="" if masses else "one number a block of logits",
     )
 
 
@@ -157,7 +162,8 @@ def variants() -> list[Variant]:
             {"BLOCK_B": next_power_of_2(blocks)},
             ("tokens",),
             num_warps=WARPS,
-            wide=False,  # a row of 38 values, which needn't begin at a multiple of 16 bytes
+            narrow_load="a row of 38 values, which needn't begin at a multiple of 16 bytes",
+            narrow_store="one token a row",
         )
     )
     return found

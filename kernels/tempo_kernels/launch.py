@@ -52,8 +52,8 @@ class Variant:
     divisible: arguments whose address or value is a multiple of 16 when the engine launches it.
     num_warps, num_stages, fp_fusion (`enable_fp_fusion`): as at the launch; the defaults are
         Triton's own.
-    wide: whether the layout allows 16-byte accesses; then ahead-of-time compilation demands one.
-        False only where data is scattered or narrow, with a comment that says so.
+    narrow_load, narrow_store: why the layout allows no 16-byte load, or store; "" where it does,
+        and then ahead-of-time compilation demands one. (Data is scattered, or few.)
     """
 
     name: str
@@ -64,7 +64,8 @@ class Variant:
     num_warps: int
     num_stages: int = 3
     fp_fusion: bool = True
-    wide: bool = True
+    narrow_load: str = ""
+    narrow_store: str = ""
 
 
 def check(condition: bool, message: str) -> None:

@@ -62,6 +62,18 @@ def _four(b_0, b_1, b_2, b_3):
 
 
 @triton.jit
+def _words(p_word, m_g, BLOCK_Y: tl.constexpr, BLOCK_G: tl.constexpr):
+    """Four neighbouring words from each of p_word [Y, G] on: [Y, G] four times."""
+    # [Y, G, 4], 16 bytes a thread
+    p = p_word[:, :, None] + tl.arange(0, 4)[None, None, :]
+    b_word = tl.load(p, mask=m_g[:, :, None], other=0)
+    b_even, b_odd = tl.split(tl.reshape(b_word, (BLOCK_Y, BLOCK_G, 2, 2)))
+    b_0, b_2 = tl.split(b_even)
+    b_1, b_3 = tl.split(b_odd)
+    return b_0, b_1, b_2, b_3
+
+
+@triton.jit
 def _to_patches_kernel(
     frames, out, height, width, PLANAR: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr
 ):
@@ -81,15 +93,20 @@ def _to_patches_kernel(
             o = patch_offset(i_f, i_c, o_y[:, None], o_x[None, :], width)
             tl.store(p_pair + o, normalised(b_value, dtype).to(dtype), mask=m)
     else:
-        # Three words hold four pixels.
-        o_g = tl.program_id(0) * (BLOCK_X // 4) + tl.arange(0, BLOCK_X // 4)
-        m_g = (o_g * 4 < width)[None, :]
-        p_frame = frames + i_f.to(tl.int64) * (pixels // 4) * 3
-        p_words = p_frame + o_y[:, None] * (width // 4 * 3) + o_g[None, :] * 3
-        # [BLOCK_Y, BLOCK_X / 4] three times
-        b_0 = tl.load(p_words, mask=m_g, other=0)
-        b_1 = tl.load(p_words + 1, mask=m_g, other=0)
-        b_2 = tl.load(p_words + 2, mask=m_g, other=0)
+        # Three words hold four pixels, and twelve a group of sixteen.
+        GROUPS: tl.constexpr = BLOCK_X // 16
+        o_g = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
+        m_g = (o_g * 16 < width)[None, :]
+        p_frame = frames + i_f.to(tl.int64) * (pixels // 16) * 12
+        p_word = p_frame + o_y[:, None] * (width // 16 * 12) + o_g[None, :] * 12
+        # [BLOCK_Y, GROUPS] twelve times
+        b_00, b_10, b_20, b_01 = _words(p_word, m_g, BLOCK_Y, GROUPS)
+        b_11, b_21, b_02, b_12 = _words(p_word + 4, m_g, BLOCK_Y, GROUPS)
+        b_22, b_03, b_13, b_23 = _words(p_word + 8, m_g, BLOCK_Y, GROUPS)
+        # [BLOCK_Y, BLOCK_X / 4] three times: first, second and third words of four pixels
+        b_0 = _four(b_00, b_01, b_02, b_03)
+        b_1 = _four(b_10, b_11, b_12, b_13)
+        b_2 = _four(b_20, b_21, b_22, b_23)
         o = patch_offset(i_f, 0, o_y[:, None], o_x[None, :], width)
         b_red = _four(_byte(b_0, 0), _byte(b_0, 3), _byte(b_1, 2), _byte(b_2, 1))
         tl.store(p_pair + o, normalised(b_red, dtype).to(dtype), mask=m)

@@ -127,6 +127,7 @@ def variants() -> list[Variant]:
             constants={"D": width, "BLOCK_D": next_power_of_2(width)},
             divisible=("p_hidden", "p_index", "p_weight", "p_direction", "p_relevance"),
             num_warps=NUM_WARPS,
+            narrow_store="one score a segment",
         )
         for dtype in ("bf16", "fp32")
     ]

@@ -25,7 +25,7 @@ from tempo_kernels.launch import Variant
 from tempo_kernels.patches import as_words, normalised, patch_offset
 from tempo_kernels.resize_weights import PRECISION_BITS, windows_on
 
-# Along rows: a column a lane and 8 rows, so that a weight serves 24 sums.
+# Along rows: 4 rows a tile, so that a weight serves 12 sums of interleaved pixels.
 ROWS_Y, ROWS_X, ROWS_WARPS = 4, 128, 4
 # Along columns: 16 columns a thread, one 16-byte load of bytes a tap. 16 rows are a row of patches.
 COLUMNS_Y, COLUMNS_X, COLUMNS_WARPS = 16, 128, 4
@@ -318,9 +318,16 @@ def _variant(
     }
     signature = pointers | dict.fromkeys(sizes, "i32")
     divisible = tuple(n for n in signature if n not in ("taps", "words_total", "height"))
-    # Along rows, every lane reads a window of its own.
-    warps = ROWS_WARPS if rows else COLUMNS_WARPS
-    return Variant(name, kernel, signature, constants, divisible, num_warps=warps, wide=not rows)
+    return Variant(
+        name,
+        kernel,
+        signature,
+        constants,
+        divisible,
+        num_warps=ROWS_WARPS if rows else COLUMNS_WARPS,
+        narrow_load="every lane reads a window of its own" if rows else "",
+        narrow_store="four bytes of a plane a thread" if rows and pointers["out"] == "*u8" else "",
+    )
 
 
 def variants() -> list[Variant]:

@@ -317,6 +317,11 @@ def variants() -> list[Variant]:
         numbers = {"V": "i32", "inverse": "fp32", "top_p": "fp32"}
         ends = {"uniform": "*fp32", "tokens": "*i64", "blocks": "i32"}
         found.append(largest_variant(f"{dtype}, largest", dtype, passes * 64, BLOCK_V))
+        narrow = {
+            _mass_kernel: "sums are added atomically",
+            _blocks_kernel: "two numbers a block of logits",
+            _draw_kernel: "one token a row",
+        }
         kernels = [(_mass_kernel, "mass", pointers | numbers | {"i_p": "i32"}, {})]
         for done in (0, passes):
             name = "nucleus" if done else "all"
@@ -334,6 +339,7 @@ def variants() -> list[Variant]:
                     common | constants,
                     divisible,
                     num_warps=WARPS,
+                    narrow_store=narrow[kernel],
                 )
             )
     return found

@@ -61,15 +61,21 @@ def test_unfit_kernels_are_refused_each_for_its_reason():
     assert done.returncode == 0, done.stderr
     problems = {row["variant"]: row["problems"] for row in json.loads(done.stdout)}
     assert problems["fits"] == problems["narrow, allowed"] == []
+    assert problems["narrow store, allowed"] == []
     assert problems["spills"] == ["spills"]
-    assert problems["narrow"] == ["no 16-byte access"]
+    assert problems["narrow"] == ["no 16-byte load", "no 16-byte store"]
+    assert problems["narrow store"] == ["no 16-byte store"]
+    assert problems["wide after all"] == ["a 16-byte load after all", "a 16-byte store after all"]
     assert "over 166912 bytes of shared memory" in problems["shared"]
 
 
 def test_a_refused_kernel_is_named_in_the_table():
-    figures = aot.Figures("norm", "bf16", "sm_90", 4, 32, 8, 4, 16, 0, 16, 2, ("spills",))
-    row = " ".join(aot.table([figures]).splitlines()[1].split())
-    assert row == "norm bf16 sm_90 4 32 8 4 16 0 16 2 REFUSED: spills"
+    numbers = ("norm", "bf16", "sm_90", 4, 32, 8, 4, 16, 0, 16, 2)
+    refused = aot.Figures(*numbers, (), ("spills",))
+    narrow = aot.Figures(*numbers, ("store: a number a row",), ())
+    rows = [" ".join(line.split()) for line in aot.table([refused, narrow]).splitlines()[1:]]
+    assert rows[0] == "norm bf16 sm_90 4 32 8 4 16 0 16 2 REFUSED: spills"
+    assert rows[1] == "norm bf16 sm_90 4 32 8 4 16 0 16 2 store: a number a row"
 
 
 @pytest.mark.parametrize(

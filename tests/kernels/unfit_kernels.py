@@ -29,6 +29,12 @@ def strided(p_x, p_out, width: tl.constexpr):
 
 
 @triton.jit
+def scattered(p_x, p_out, width: tl.constexpr):
+    o_d = tl.arange(0, width)
+    tl.store(p_out + o_d * 3, tl.load(p_x + o_d))
+
+
+@triton.jit
 def square(p_x, p_out, width: tl.constexpr):
     o_d = tl.arange(0, width)
     p_tile = o_d[:, None] * width + o_d[None, :]
@@ -36,9 +42,9 @@ def square(p_x, p_out, width: tl.constexpr):
     tl.store(p_out + p_tile, tl.dot(b_x, b_x))
 
 
-def variant(name: str, kernel, width: int, warps: int, *, wide: bool = True) -> Variant:
+def variant(name: str, kernel, width: int, warps: int, **narrow: str) -> Variant:
     pointers = {"p_x": "*fp32", "p_out": "*fp32"}
-    return Variant(name, kernel, pointers, {"width": width}, tuple(pointers), warps, wide=wide)
+    return Variant(name, kernel, pointers, {"width": width}, tuple(pointers), warps, **narrow)
 
 
 if __name__ == "__main__":
@@ -46,7 +52,10 @@ if __name__ == "__main__":
         variant("fits", softmax, 1024, 4),
         variant("spills", softmax, 16384, 1),
         variant("narrow", strided, 1024, 4),
-        variant("narrow, allowed", strided, 1024, 4, wide=False),
+        variant("narrow, allowed", strided, 1024, 4, narrow_load="3 apart", narrow_store="3 apart"),
+        variant("narrow store", scattered, 1024, 4),
+        variant("narrow store, allowed", scattered, 1024, 4, narrow_store="3 apart"),
+        variant("wide after all", softmax, 1024, 4, narrow_load="none", narrow_store="none"),
         variant("shared", square, 256, 16),
     ]
     print(json.dumps([asdict(compile_variant("made_up", each, 80)) for each in unfit]))
