@@ -26,9 +26,7 @@ test: install lint  ## lint and all tests that run anywhere
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 aot: install  ## compile every kernel for sm_80, sm_90 and sm_100 (needs no GPU)
-	@mkdir -p benchmarks/results
-	$(BIN)/python -m tempo_kernels.aot --targets 80,90,100 --json benchmarks/results/aot.json \
-		| tee benchmarks/results/aot.txt
+	$(BIN)/python -m benchmarks.aot
 
 bench: install  ## benchmarks at the machine's size; BENCH="--size small --cases 64:1024" chooses
 	$(BIN)/python -m pytest benchmarks --smoke --rows bench-output/rows.json $(BENCH)

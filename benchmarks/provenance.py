@@ -87,11 +87,11 @@ def _driver() -> str | None:
 
 
 @cache
-def provenance() -> dict:
-    """What is to be known of a run beside its figures."""
+def provenance(command: str | None = None) -> dict:
+    """What is to be known of a run beside its figures; command: where it isn't pytest's."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": " ".join(map(_as_typed, ["pytest", *sys.argv[1:]])),
+        "command": command or " ".join(map(_as_typed, ["pytest", *sys.argv[1:]])),
         "commit": _commit(),
         "gpu": _gpu(),
         "processor": _processor(),

@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -174,7 +175,8 @@ def table(figures: list[Figures]) -> str:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, facts: dict[str, Any] | None = None) -> int:
+    """Compile, print the table and return the exit status; facts: what the JSON says of the run."""
     parser = argparse.ArgumentParser(prog="python -m tempo_kernels.aot", description=__doc__)
     parser.add_argument("--targets", default="80,90,100", help="compute capabilities, e.g. 80,90")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
@@ -200,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     for line in skipped:
         print(line)
     if options.json:
-        _write(options.json, figures, targets, skipped)
+        _write(options.json, figures, targets, skipped, facts or {})
     failed = sum(bool(row.problems) for row in figures)
     print(f"{len(figures)} kernels compiled with triton {triton.__version__}, {failed} refused")
     return 1 if failed else 0
@@ -276,10 +278,19 @@ def _remark(row: Figures) -> str:
     return "REFUSED: " + ", ".join(row.problems) if row.problems else "; ".join(row.narrow)
 
 
-def _write(path: Path, figures: list[Figures], targets: list[int], skipped: list[str]) -> None:
+def _write(
+    path: Path,
+    figures: list[Figures],
+    targets: list[int],
+    skipped: list[str],
+    facts: dict[str, Any],
+) -> None:
     """Writes the table as JSON, one kernel a line so that changes read well."""
     rows = ",\n".join("    " + json.dumps(asdict(row)) for row in figures)
     head = {
+        "schema": 1,
+        "kind": "aot",
+        **facts,
         "triton": triton.__version__,
         "ptxas": {f"sm_{target}": get_ptxas(target).version for target in targets},
         "units": "registers a thread; the rest in bytes",

@@ -99,9 +99,7 @@ TARGETS: list[tuple[str, str, Callable[[dict[str, Any]], str | None]]] = [
 
 def _section(results: Results) -> str:
     record = results.record
-    head = [f"## {results.path.name}"]
-    if results.kind != "aot":
-        head.append(_provenance(results))
+    head = [f"## {results.path.name}", _provenance(results)]
     if record.get("failed"):
         head.append(f"**{record['failed']} checks failed; what failed has no row.**")
     return "\n\n".join([*head, SECTIONS[results.kind](results)])

@@ -63,14 +63,12 @@ def _read(path: Path) -> Results:
     except ValueError as error:
         raise TempoError(f"{path} is no JSON: {error}") from error
     kind = record.get("kind") if isinstance(record, dict) else None
-    if kind is None and isinstance(record, dict) and "kernels" in record and "ptxas" in record:
-        kind = "aot"  # what the kernels' compiler writes says nothing of its kind
     if kind not in KINDS:
         raise TempoError(
             f"{path} holds no results of a benchmark (its kind is {kind!r}); run the benchmarks "
             "with --save or --rows, or leave the file out"
         )
-    if kind != "aot" and record.get("schema") != SCHEMA:
+    if record.get("schema") != SCHEMA:
         raise TempoError(
             f"{path} has schema {record.get('schema')!r}; this report reads {SCHEMA}: run the "
             "benchmark again"
