@@ -2,102 +2,147 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from triton.runtime.interpreter import InterpretedFunction
-from triton.runtime.jit import JITFunction
 
-from tempo_kernels import aot
+from tempo_fast import TempoFastPipeline
+from tempo_fast.checkpoint.config import read_config
+from tempo_fast.checkpoint.load import Checkpoint, ImageLimits
+from tempo_fast.engine import ops
+from tempo_fast.models.tempo import TempoModel
+from tempo_fast.tokenizer import PromptTokenizer
 from tempo_kernels.launch import Variant
 
+from .launches import TRITON_DEFAULTS, Launch, all_variants, differences, fitting, record
+
 ROOT = Path(__file__).parents[2]
-TYPES = {
-    torch.bfloat16: "*bf16",
-    torch.float32: "*fp32",
-    torch.int64: "*i64",
-    torch.int32: "*i32",
-    torch.uint8: "*u8",
-    int: "i32",
-    float: "fp32",
-}
-TRITON_DEFAULTS = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
 
 
 @pytest.fixture
-def launches(monkeypatch) -> list[tuple]:
-    """(kernel, arguments by name, options) of every launch; nothing is run."""
-    found = []
-
-    def record(self, *arguments, grid, warmup, **keywords):
-        named = dict(zip(self.arg_names, arguments, strict=False)) | keywords
-        options = {name: named.pop(name) for name in keywords if name not in self.arg_names}
-        found.append((self, named, TRITON_DEFAULTS | options))
-
-    monkeypatch.setattr(InterpretedFunction, "run", record)
-    monkeypatch.setattr(JITFunction, "run", record)
-    return found
+def launches(monkeypatch) -> list[Launch]:
+    monkeypatch.syspath_prepend(str(ROOT))  # the benchmarks are installed nowhere
+    return record(monkeypatch)
 
 
-def _differences(variant: Variant, arguments: dict, options: dict) -> list[str]:
-    """In what a launch is not what `variant` compiles."""
-    compiled = variant.signature | variant.constants
-    compiled |= {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
-    compiled |= {"enable_fp_fusion": variant.fp_fusion}
-    launched = options | {
-        name: TYPES[value.dtype]
-        if isinstance(value, torch.Tensor)
-        else value
-        if name in variant.constants
-        else TYPES.get(type(value))
-        for name, value in arguments.items()
-    }
-    found = [
-        f"{name} is {launched.get(name)!r}, not {compiled.get(name)!r}"
-        for name in compiled.keys() | launched.keys()
-        if launched.get(name) != compiled.get(name)
-    ]
-    for name in variant.divisible:
-        value = arguments[name]
-        if (value.data_ptr() if isinstance(value, torch.Tensor) else value or 0) % 16:
-            found.append(f"{name} is no multiple of 16")
-    return found
-
-
-def test_every_launch_of_the_benchmarks_is_a_variant(device, launches, monkeypatch, check_indices):
+def test_every_launch_of_the_benchmarks_is_a_variant(device, launches, check_indices):
     check_indices("never")  # what isn't computed here are indices of anything
-    monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks.kernel_cases import CASES
 
-    variants = [
-        (op, variant) for op, module in aot.operations().items() for variant in module.variants()
-    ]
+    variants = all_variants()
     launched_operations = set()
     for case in CASES:
         launches.clear()
         call = case.call(device)
         call.kernel(*call.arguments, **call.keywords)
         assert launches, f"{case.op} launched nothing"
-        for kernel, arguments, options in launches:
-            own = [(op, variant) for op, variant in variants if variant.kernel is kernel]
-            differences = {
-                f"{op}, {variant.name}": _differences(variant, arguments, options)
-                for op, variant in own
-            }
-            name = getattr(kernel, "fn", kernel).__name__
-            assert not all(differences.values()), f"{case.op}: {name} launched as {differences}"
-            launched_operations |= {op for op, _ in own}
+        for launch in launches:
+            found, unlike = fitting(launch, variants)
+            assert found, f"{case.op}: {launch.name} launched as {unlike}"
+            launched_operations |= {op for op, v in variants if v.kernel is launch.kernel}
     assert launched_operations == {op for op, _ in variants}, "an operation has no benchmark"
+
+
+def and_plainly(operation: Callable) -> Callable:
+    """An operation of the engine whose launches are recorded: its results are the reference's."""
+    kernel = operation.__wrapped__
+    plain = getattr(sys.modules[kernel.__module__], f"{kernel.__name__}_ref")
+
+    def run(*arguments, **keywords):
+        operation(*arguments, **keywords)
+        return plain(*arguments, **keywords)
+
+    return run
+
+
+def make_pipeline(dtype: torch.dtype) -> TempoFastPipeline:
+    """Tempo-6B's widths in one or two layers; all weights are zero."""
+    from benchmarks import sizes
+
+    full = sizes.FULL
+    shape = replace(
+        full,
+        vision={**full.vision, "depth": 1, "deepstack_visual_indexes": [0]},
+        compressor={**full.compressor, "num_hidden_layers": 2},
+        language_model={**full.language_model, "num_hidden_layers": 1},
+        memory_tokens=8,
+    )
+    tokenizer = sizes.make_tokenizer()
+    config = read_config(*sizes.configs(shape, tokenizer))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", torch.zeros)  # whose memory is only taken where it is read
+        model = TempoModel(config, device=torch.device("cpu"), dtype=dtype)
+    return TempoFastPipeline(
+        Checkpoint(
+            config=config,
+            model=model,
+            tokenizer=PromptTokenizer(tokenizer),
+            base_tokenizer=PromptTokenizer(tokenizer),
+            image_limits=ImageLimits(65536, 16777216),
+            stop_tokens=frozenset(),
+        )
+    )
+
+
+# Every way to ask that launches something of its own.
+WAYS = [
+    {"temperature": 0.7, "top_p": 0.8},
+    {"temperature": 0.7, "top_p": 1.0},
+    {"lazy": False},
+    {"lazy": False, "pruning": "topk"},
+    *({"strategy": name} for name in ("tail", "uniform", "tome")),
+]
+
+
+@pytest.fixture
+def recorded(interpreted, launches, monkeypatch) -> list[Launch]:
+    """What the engine launches, which goes on with the references' results."""
+    if not interpreted:
+        pytest.skip("on a GPU the engine takes the stand-in's results for its own")
+    before = ops.set_kernels("triton")
+    for name, operation in vars(ops).items():
+        if hasattr(operation, "__wrapped__") and operation.__module__.startswith("tempo_kernels."):
+            monkeypatch.setattr(ops, name, and_plainly(operation))
+    # What a product with zeros is.
+    monkeypatch.setattr(ops, "linear", lambda x, w, b=None: x.new_zeros(*x.shape[:-1], len(w)))
+    yield launches
+    ops.set_kernels(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_launch_of_the_engine_is_a_variant(recorded, dtype):
+    pipe = make_pipeline(dtype)
+    ask = {"max_new_tokens": 1, "visual_token_budget": 12}
+    make = torch.Generator().manual_seed(0)
+    by_pillow, by_float = (
+        torch.randint(256, (4, *size, 3), generator=make, dtype=torch.uint8).numpy()
+        for size in ((270, 480), (100, 240))
+    )
+    with pipe.open(by_pillow, fps=2.0, frame_windows=2) as video:
+        video.ask("What moves?", **ask | {"max_new_tokens": 2})
+        for way in WAYS:
+            video.ask("What moves?", **ask, **way)
+    pipe(by_float, "What moves?", **ask, fps=2.0)
+    pipe(by_float[0], "What is it?", **ask)
+    variants = all_variants()
+    for launch in recorded:
+        found, unlike = fitting(launch, variants)
+        assert found, f"{launch.name} launched as {unlike}"
+    compiled = {variant.kernel for _, variant in variants}
+    assert {launch.kernel for launch in recorded} == compiled, "what no engine launches is compiled"
 
 
 def test_a_launch_that_is_no_variant_is_noticed():
     variant = Variant("bf16", None, {"x": "*bf16", "rows": "i32"}, {"D": 64}, ("x",), num_warps=4)
     x = torch.zeros(32, dtype=torch.bfloat16)
     right = {"x": x, "rows": 3, "D": 64}
-    assert _differences(variant, right, TRITON_DEFAULTS) == []
-    assert _differences(variant, right | {"D": 128}, TRITON_DEFAULTS) == ["D is 128, not 64"]
-    assert _differences(variant, right, TRITON_DEFAULTS | {"num_warps": 8})
-    assert _differences(variant, right | {"x": x.float()}, TRITON_DEFAULTS)
-    shifted = _differences(variant, right | {"x": x[1:]}, TRITON_DEFAULTS)
+    assert differences(variant, right, TRITON_DEFAULTS) == []
+    assert differences(variant, right | {"D": 128}, TRITON_DEFAULTS) == ["D is 128, not 64"]
+    assert differences(variant, right, TRITON_DEFAULTS | {"num_warps": 8})
+    assert differences(variant, right | {"x": x.float()}, TRITON_DEFAULTS)
+    shifted = differences(variant, right | {"x": x[1:]}, TRITON_DEFAULTS)
     assert shifted == ["x is no multiple of 16"]
