@@ -17,6 +17,7 @@ from tempo_fast.video.segments import SegmentReader
 from tempo_fast.video.source import open_source
 from tempo_kernels.allocate import MAX_SEGMENTS
 from tempo_kernels.launch import HAS_TRITON, INTERPRETED
+from tempo_kernels.relevance import relevance
 
 # The fixtures are on the CPU, where compiled kernels don't run.
 CAN_RUN = HAS_TRITON and INTERPRETED
@@ -70,6 +71,46 @@ def test_a_golden_case_through_the_kernels(pipe, golden_case, kernels, launched)
 
 
 @needs_kernels
+def test_a_question_about_a_golden_video_through_the_kernels(pipe, golden_case, launched):
+    """Three segments share less than the least that each should have, and each has a time tag."""
+    case = golden_case("starved_budget")
+    asking = {name: value for name, value in case.asking.items() if name != "max_new_tokens"}
+    with pipe.open(case.video, **case.opening) as video:
+        video.compress(case.query, **asking)  # what is made once a video would take minutes
+        assert not launched
+        before = ops.set_kernels("triton")
+        try:
+            compressed = video.compress(case.query, **asking)
+        finally:
+            ops.set_kernels(before)
+    assert launched == {*DECODING, *ALLOCATING}
+    kept = case.tensors["allocations"].tolist()
+    assert compressed.allocations.tolist() == kept and sum(kept) == 9
+    assert (compressed.relevance - case.tensors["relevance"]).abs().max() < 1e-5
+    expected = case.tensors["inputs_embeds"]
+    assert (compressed.inputs_embeds - expected).abs().max() < 2e-4 * expected.abs().max()
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["scaled_budget", "window4"])
+def test_golden_relevance_by_the_kernel(pipe, golden_case, monkeypatch, name):
+    """Of five segments in one launch, each by its own last token, from the plain path's states."""
+    scored = []
+
+    def by_kernel(*arguments):
+        scored.append(relevance(*arguments))
+        return scored[-1]
+
+    monkeypatch.setattr(ops, "relevance", by_kernel)
+    case = golden_case(name)
+    with pipe.open(case.video, **case.opening) as video:
+        video.compress(case.query, **case.asking)
+    (actual,) = scored
+    assert len(actual) == 5
+    assert (actual - case.tensors["relevance"]).abs().max() < 1e-5
+
+
+@needs_kernels
 def test_a_video_through_the_kernels(pipe, clip_frames, launched):
     """Resizing on the device, 3-D positions, time tags, deepstack, allocation and sampling too."""
     ask = {"max_new_tokens": 2, "visual_token_budget": 12, "temperature": 0.8, "seed": 1}
@@ -93,11 +134,19 @@ def test_a_video_through_the_kernels(pipe, clip_frames, launched):
 @needs_kernels
 @pytest.mark.parametrize(
     "asking",
-    [{"lazy": False}, *({"strategy": name} for name in ("tail", "random", "tome"))],
-    ids=lambda asking: "-".join(map(str, *asking.items())),
+    [
+        {"lazy": False},
+        {"lazy": False, "pruning": "topk", "prune_tokens": 2},
+        *({"strategy": name, "lazy": True} for name in ("tail", "random", "tome", "uniform")),
+    ],
+    ids=lambda asking: "-".join(map(str, asking.values())),
 )
-def test_all_memory_tokens_through_the_kernels(pipe, clip_frames, asking, launched):
-    """Query and memory tokens in one pass: what the kernels get are parts of its result."""
+def test_strategies_through_the_kernels(pipe, clip_frames, asking, launched):
+    """Query and memory tokens in one pass: what the kernels get are parts of its result.
+
+    Where the shares are equal, or whole segments are left out, nothing is allocated.
+    """
+    by_score = "pruning" not in asking and asking.get("strategy") != "uniform"
     asking = {"visual_token_budget": 12, **asking}
     with pipe.open(clip_frames[:6], fps=2.0, frame_windows=2) as video:
         plain = video.compress("What moves?", **asking)
@@ -106,8 +155,9 @@ def test_all_memory_tokens_through_the_kernels(pipe, clip_frames, asking, launch
             fused = video.compress("What moves?", **asking)
         finally:
             ops.set_kernels(before)
-    selected = {"select"} if asking.get("strategy") in (None, "tail") else set()
-    assert launched == {*DECODING, *ALLOCATING, *selected}
+    selected = {"select"} if not asking["lazy"] or asking.get("strategy") == "tail" else set()
+    allocating = ALLOCATING if by_score else ALLOCATING - {"allocate"}
+    assert launched == {*DECODING, *allocating, *selected}
     assert torch.equal(fused.allocations, plain.allocations)
     assert (fused.relevance - plain.relevance).abs().max() < 1e-5
     expected = plain.inputs_embeds
