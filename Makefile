@@ -38,8 +38,8 @@ bench-video: install  ## the video front end against the published path at full 
 report: install  ## the results that are kept, and those of `make bench`, as a page with pictures
 	$(BIN)/tempo-fast report benchmarks/results $(wildcard bench-output) --output report-output
 
-sanitize: install  ## the allocation kernels under compute-sanitizer (needs a GPU)
-	compute-sanitizer --error-exitcode 1 --report-api-errors no $(BIN)/python -m tempo_kernels.smoke
+sanitize: install  ## the allocation kernels under compute-sanitizer (needs a GPU); TOOLS=racecheck names one
+	PYTHON=$(BIN)/python benchmarks/sanitize.sh $(TOOLS)
 
 train-demo: install  ## train the shipped small Tempo anew, in demo-training and demo-model
 	$(BIN)/python scripts/train_demo.py

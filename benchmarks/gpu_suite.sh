@@ -96,9 +96,7 @@ else
   pytest golden 90 -m gpu tests/test_golden.py
   pytest gpu-tests 100 -m gpu tests --ignore tests/kernels --ignore tests/test_golden.py
   if command -v compute-sanitizer >/dev/null; then
-    # Of errors that CUDA's calls return, torch hears itself; its start-up asks for what may fail.
-    step sanitizer 60 compute-sanitizer --error-exitcode 1 --report-api-errors no \
-      "$PYTHON" -m tempo_kernels.smoke
+    step sanitizer 90 env PYTHON="$PYTHON" benchmarks/sanitize.sh
   else
     skip sanitizer "there is no compute-sanitizer on this machine"
   fi

@@ -1,8 +1,8 @@
 """Launches the allocation trio and the assembly once each, for compute-sanitizer to watch.
 
-`compute-sanitizer --tool memcheck|racecheck|synccheck python -m tempo_kernels.smoke`. Odd sizes, so
-that every mask is at work. It exits with 1 when a result isn't the reference's, and with 2 without
-a GPU (unless TRITON_INTERPRET=1).
+`benchmarks/sanitize.sh` runs it under each of the sanitizer's tools. Odd sizes, so that every mask
+is at work. It exits with 1 when a result isn't the reference's, and with 2 without a GPU (unless
+TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations
