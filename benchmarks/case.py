@@ -18,6 +18,8 @@ class Call:
     exact: whether the results must be equal, not only close.
     expected: what a result should be, given itself, where its later parts follow from its earlier
         ones and a rounding there may tip them; None for the reference's result.
+    published: the published code's way to the same result, where a case has one (None in it stands
+        for a part that only the kernel makes).
     """
 
     kernel: Callable[..., Any]
@@ -27,16 +29,21 @@ class Call:
     keywords: dict[str, Any] = field(default_factory=dict)
     exact: bool = False
     expected: Callable[[Any], Any] | None = None
+    published: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """`build(make, **sizes)` gives the call to time; off the GPU, `small` replaces some sizes."""
+    """`build(make, **sizes)` gives the call to time; off the GPU, `small` replaces some sizes.
+
+    published: whether the call has the published code's way too.
+    """
 
     op: str
     build: Callable[..., Call]
     sizes: dict[str, int]
     small: dict[str, int]
+    published: bool = False
 
     def name(self, device: torch.device) -> str:
         sizes = " ".join(f"{name} {size}" for name, size in self._sizes(device).items())

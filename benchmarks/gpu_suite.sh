@@ -111,6 +111,9 @@ else
   pytest bench-kernels 80 benchmarks/test_kernels.py -k "not compiled" --rows "$OUT/kernels.json"
   pytest bench-throughput 50 benchmarks/test_end_to_end.py -k throughput "${FULL[@]}" 256:8192 \
     --rounds 1 --rows "$OUT/throughput.json"
+  # A compilation takes seconds: one size of the memory-bound kernels and the trio.
+  pytest bench-compiled 90 benchmarks/test_kernels.py -k "compiled and (trio or 8533)" \
+    --rows "$OUT/compiled.json"
   # What time is left; a row is kept as soon as it is there.
   pytest bench-scaling 300 benchmarks/test_end_to_end.py -k question --rounds 1 \
     "${FULL[@]}" 256:8192,64:8192,2048:8192,1024:4096,1024:12288 --rows "$OUT/scaling.json"
