@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from tempo_kernels import resize_weights
 from tempo_kernels.resize import (
     resize_float,
     resize_float_ref,
     resize_pillow,
     resize_pillow_ref,
 )
-from tempo_kernels.resize_weights import pillow_windows, torch_windows
+from tempo_kernels.resize_weights import pillow_windows, torch_windows, windows_on
 
 from .tolerances import limit
 
@@ -150,3 +151,27 @@ def test_the_same_size_is_left_alone(device):
 def test_bad_input_is_a_value_error(device, resize, wrong, size, message):
     with pytest.raises(ValueError, match=message):
         resize(wrong(noise(2, 5, 6).to(device)), *size)
+
+
+def test_weights_are_made_once_for_two_sizes(device, monkeypatch):
+    packed, made = resize_weights._packed, []
+
+    def counted(low, weights, size):
+        made.append((size, weights.shape[1]))
+        return packed(low, weights, size)
+
+    monkeypatch.setattr(resize_weights, "_packed", counted)
+    for cached in (windows_on, pillow_windows, torch_windows):
+        cached.cache_clear()
+    frames = noise(1, 7, 9).to(device)
+    for _ in range(3):
+        resize_pillow(frames, 4, 6)
+    assert made == [(9, 6), (7, 4)]
+    for _ in range(3):
+        resize_float(frames, 4, 6)
+    assert made == [(9, 6), (7, 4)] * 2
+    resize_pillow(frames, 4, 5)  # another width, the same height
+    assert made == [(9, 6), (7, 4)] * 2 + [(9, 5)]
+    kept = windows_on(frames.device, 9, 6, True)
+    assert kept is windows_on(frames.device, 9, 6, True)
+    assert kept.weights.device == frames.device
