@@ -57,10 +57,11 @@ def test_tokens_of_the_reference(device, vocabulary, temperature, top_p, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_tokens_of_the_reference_over_a_large_vocabulary(device, interpreted, dtype):
-    # A nucleus of 151,936 takes minutes in the interpreter.
-    rows, vocabulary, top_p = (1, 40000, 1.0) if interpreted else (64, 151936, 0.9)
-    logits, uniform = logits_of(rows, vocabulary, dtype), uniforms(rows)
+def test_tokens_of_the_reference_over_the_whole_vocabulary(device, interpreted, dtype):
+    # The nucleus of float32 logits takes twice as many passes, too long for the interpreter.
+    top_p = 1.0 if interpreted and dtype == torch.float32 else 0.9
+    rows = 1 if interpreted else 64
+    logits, uniform = logits_of(rows, 151936, dtype), uniforms(rows)
     found = sample(logits.to(device), 1.0, top_p, uniform.to(device))
     assert_drawn_alike(found, logits, 1.0, top_p, uniform)
 
