@@ -238,7 +238,7 @@ def _order(row: Figures) -> tuple[str, str, int]:
     return row.op, row.variant, int(row.target.removeprefix("sm_"))
 
 
-def _undecorated(kernel) -> JITFunction:
+def _undecorated(kernel: Any) -> JITFunction:
     """The JITFunction under heuristics and other decorators."""
     while not isinstance(kernel, JITFunction):
         kernel = kernel.fn

@@ -125,7 +125,16 @@ def _output(name: str, out: torch.Tensor | None, like: torch.Tensor) -> torch.Te
     return out
 
 
-def _launch(x, residual, weight, bias, total, normed, eps: float) -> None:
+def _launch(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    total: torch.Tensor | None,
+    normed: torch.Tensor,
+    eps: float,
+) -> None:
+    """Norm x, or x + residual, into `normed`; the sum goes to `total`."""
     width = x.shape[-1]
     rows = x.numel() // width
     if rows == 0:

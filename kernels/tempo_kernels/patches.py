@@ -126,7 +126,12 @@ def as_words(values: torch.Tensor) -> torch.Tensor:
 
 
 def patches_for(
-    frames: int, height: int, width: int, dtype: torch.dtype, like: torch.Tensor, out=None
+    frames: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    like: torch.Tensor,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Room for the patches of frames that lie where `like` does: `out`, or new.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,9 @@ def results(
     room = total + 4 * segments
     lengths = {"length": 60 + room, "room": room}
 
-    def both(kernel: Callable, reference: Callable, arguments: tuple, **keywords):
+    def both(
+        kernel: Callable, reference: Callable, arguments: tuple, **keywords: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         return _tuple(kernel(*arguments, **keywords)), _tuple(reference(*arguments, **keywords))
 
     return {
