@@ -23,7 +23,7 @@ from tempo_kernels.resize import (
     resize_pillow_ref,
     resize_step,
 )
-from tempo_kernels.resize_passes import Pixels
+from tempo_kernels.resize_sums import Pixels
 
 # (height, width, by Pillow rather than in float32)
 Step = tuple[int, int, bool]
@@ -79,5 +79,5 @@ def preprocess_ref(
 
 
 def variants() -> list[Variant]:
-    """None of its own: it launches those of `resize_passes` and `patches`."""
+    """None of its own: it launches those of `resize_rows`, `resize_columns` and `patches`."""
     return []

@@ -10,7 +10,7 @@ antialiased bicubic and `round` make, but for the order in which a few products 
 way a pass that would keep a size is left out (it would keep every value). Pixels are those of
 Pillow up to 12: 13 begins with the columns where the height loses much more than the width.
 
-Kernels: `resize_passes.py`; weights: `resize_weights.py`.
+Kernels: `resize_rows.py` and `resize_columns.py`; weights: `resize_weights.py`.
 Source: Pillow's `Resample.c`; torch's `upsample_bicubic2d_aa`.
 """
 
@@ -19,7 +19,9 @@ from __future__ import annotations
 import torch
 
 from tempo_kernels.launch import check, check_tensor
-from tempo_kernels.resize_passes import Pixels, along_columns, along_rows
+from tempo_kernels.resize_columns import along_columns
+from tempo_kernels.resize_rows import along_rows
+from tempo_kernels.resize_sums import Pixels
 from tempo_kernels.resize_weights import PRECISION_BITS, windows_on
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from tempo_fast.video.resize import plan_resize, resize_image
-from tempo_kernels import resize_passes
+from tempo_kernels import resize_columns, resize_rows
 from tempo_kernels.patches import to_patches_ref
 from tempo_kernels.preprocess import preprocess, preprocess_ref
 
@@ -63,8 +63,9 @@ def test_the_reference_gives_the_published_pixels(name):
 
 def test_the_kernels_give_the_published_pixels(device, interpreted, monkeypatch):
     if interpreted:  # it pays by the program
-        for name, size in (("ROWS_Y", 64), ("COLUMNS_Y", 64), ("COLUMNS_X", 512)):
-            monkeypatch.setattr(resize_passes, name, size)
+        monkeypatch.setattr(resize_rows, "BLOCK_Y", 64)
+        monkeypatch.setattr(resize_columns, "BLOCK_Y", 64)
+        monkeypatch.setattr(resize_columns, "BLOCK_X", 512)
     case, index, value = read_case(SMALLEST)
     frames = make_frames(case)[:2]
     steps = steps_for(frames)
