@@ -14,10 +14,12 @@ from tempo_fast import TempoFastPipeline
 from tempo_fast.checkpoint.config import read_config
 from tempo_fast.checkpoint.load import Checkpoint, ImageLimits
 from tempo_fast.engine import ops
+from tempo_fast.language_model.steps import BLOCK
 from tempo_fast.models.tempo import TempoModel
 from tempo_fast.tokenizer import PromptTokenizer
 from tempo_kernels.launch import Variant
 
+from ..pretend_cuda import pretend_cuda
 from .launches import TRITON_DEFAULTS, Launch, all_variants, differences, fitting, record
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +61,7 @@ def and_plainly(operation: Callable) -> Callable:
     return run
 
 
-def make_pipeline(dtype: torch.dtype) -> TempoFastPipeline:
+def make_pipeline(dtype: torch.dtype, device: str, **settings: bool) -> TempoFastPipeline:
     """Tempo-6B's widths in one or two layers; all weights are zero."""
     from benchmarks import sizes
 
@@ -75,7 +77,7 @@ def make_pipeline(dtype: torch.dtype) -> TempoFastPipeline:
     config = read_config(*sizes.configs(shape, tokenizer))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "empty", torch.zeros)  # whose memory is only taken where it is read
-        model = TempoModel(config, device=torch.device("cpu"), dtype=dtype)
+        model = TempoModel(config, device=torch.device(device), dtype=dtype)
     return TempoFastPipeline(
         Checkpoint(
             config=config,
@@ -84,7 +86,8 @@ def make_pipeline(dtype: torch.dtype) -> TempoFastPipeline:
             base_tokenizer=PromptTokenizer(tokenizer),
             image_limits=ImageLimits(65536, 16777216),
             stop_tokens=frozenset(),
-        )
+        ),
+        **settings,
     )
 
 
@@ -113,9 +116,18 @@ def recorded(interpreted, launches, monkeypatch) -> list[Launch]:
     ops.set_kernels(before)
 
 
+def assert_compiled(launches: list[Launch]) -> set:
+    """The kernels that were launched, each as one of the variants."""
+    variants = all_variants()
+    for launch in launches:
+        found, unlike = fitting(launch, variants)
+        assert found, f"{launch.name} launched as {unlike}"
+    return {launch.kernel for launch in launches}
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_every_launch_of_the_engine_is_a_variant(recorded, dtype):
-    pipe = make_pipeline(dtype)
+    pipe = make_pipeline(dtype, "cpu")
     ask = {"max_new_tokens": 1, "visual_token_budget": 12}
     make = torch.Generator().manual_seed(0)
     by_pillow, by_float = (
@@ -128,12 +140,24 @@ def test_every_launch_of_the_engine_is_a_variant(recorded, dtype):
             video.ask("What moves?", **ask, **way)
     pipe(by_float, "What moves?", **ask, fps=2.0)
     pipe(by_float[0], "What is it?", **ask)
-    variants = all_variants()
-    for launch in recorded:
-        found, unlike = fitting(launch, variants)
-        assert found, f"{launch.name} launched as {unlike}"
-    compiled = {variant.kernel for _, variant in variants}
-    assert {launch.kernel for launch in recorded} == compiled, "what no engine launches is compiled"
+    launched = assert_compiled(recorded)
+    compiled = {variant.kernel for _, variant in all_variants()}
+    assert launched == compiled, "what no engine launches is compiled"
+
+
+def test_every_launch_in_graphs_and_streams_is_a_variant(recorded, monkeypatch):
+    """On a pretended GPU: what is captured has tensors of its own."""
+    with pretend_cuda(monkeypatch, interpret=True) as gpu:
+        pipe = make_pipeline(torch.bfloat16, "cuda", graphs=True, streams=True)
+        pipe._compressors["video"].chunk_tokens = 1  # a segment a chunk: the second is captured
+        frames = torch.zeros(6, 270, 480, 3, dtype=torch.uint8).numpy()
+        ask = {"visual_token_budget": 12, "max_new_tokens": BLOCK + 2}
+        with pipe.open(frames, fps=2.0, frame_windows=2) as video:
+            video.ask("What moves?", **ask)
+            video.ask("What moves?", **ask, temperature=0.7)
+        assert gpu.replays
+    names = {kernel.fn.__name__ for kernel in assert_compiled(recorded)}
+    assert names >= {"relevance_kernel", "_greedy_kernel", "_draw_kernel", "_qk_norm_rope_kernel"}
 
 
 def test_a_launch_that_is_no_variant_is_noticed():
