@@ -9,8 +9,6 @@ from tempo_fast.compression.allocation import Allocation
 from tempo_fast.compression.strategies import Strategy
 from tempo_kernels.select import select, select_ref
 
-from .tolerances import limit
-
 EPS = 1e-6
 TAKES = pytest.mark.parametrize("take", ["head", "tail"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

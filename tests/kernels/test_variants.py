@@ -13,6 +13,7 @@ import torch
 from tempo_fast import TempoFastPipeline
 from tempo_fast.checkpoint.config import read_config
 from tempo_fast.checkpoint.load import Checkpoint, ImageLimits
+from tempo_fast.compression.allocation import Allocation
 from tempo_fast.engine import ops
 from tempo_fast.language_model.steps import BLOCK
 from tempo_fast.models.tempo import TempoModel
@@ -140,6 +141,10 @@ def test_every_launch_of_the_engine_is_a_variant(recorded, dtype):
             video.ask("What moves?", **ask, **way)
     pipe(by_float, "What moves?", **ask, fps=2.0)
     pipe(by_float[0], "What is it?", **ask)
+    with torch.inference_mode():  # the prompt of a video of many segments
+        allocation, centres = Allocation.of([1] * 131), [float(i) for i in range(131)]
+        tokens = torch.zeros(131, 2048, dtype=dtype)
+        pipe._prompt.assemble("What moves?", tokens, allocation, centres, 16384)
     launched = assert_compiled(recorded)
     compiled = {variant.kernel for _, variant in all_variants()}
     assert launched == compiled, "what no engine launches is compiled"
@@ -157,7 +162,7 @@ def test_every_launch_in_graphs_and_streams_is_a_variant(recorded, monkeypatch):
             video.ask("What moves?", **ask, temperature=0.7)
         assert gpu.replays
     names = {kernel.fn.__name__ for kernel in assert_compiled(recorded)}
-    assert names >= {"relevance_kernel", "_greedy_kernel", "_draw_kernel", "_qk_norm_rope_kernel"}
+    assert names >= {"_relevance_kernel", "_greedy_kernel", "_draw_kernel", "_qk_norm_rope_kernel"}
 
 
 def test_a_launch_that_is_no_variant_is_noticed():

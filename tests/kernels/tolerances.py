@@ -85,9 +85,6 @@ LIMITS: dict[str, Limit] = {
     ),
     "sample: spread": Limit(5.0, "standard deviations of a count, over all tokens of a test"),
     "sample: count": Limit(1.0, "tokens on top of the spread: a count is whole"),
-    "select: packed rows": Limit(
-        2.0, "epsilons of each value: the norm's rounding, and the weight's product"
-    ),
     "swiglu: large gates, relative": Limit(1e-6, "float32's exponential: a few epsilons"),
     "swiglu: large gates, absolute": Limit(
         1e-30, "where the exponential is denormal, a GPU's may be 0"
