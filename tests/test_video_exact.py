@@ -70,6 +70,12 @@ FORMATS = {
     "hevc_ten.mp4": ("libx265", {"x265-params": OPEN_HEVC}, "yuv420p10le", (96, 64)),
     "vp9_444.webm": ("libvpx-vp9", {"g": "24", "cpu-used": "8"}, "yuv444p", (75, 53)),
     "av1_ten.mkv": ("libsvtav1", {"g": "24", "preset": "12"}, "yuv420p10le", (96, 66)),
+    # Where colours have half the size, a picture of H.264 or HEVC is never odd.
+    "odd_vp8.webm": ("libvpx", {"g": "24", "deadline": "realtime"}, "yuv420p", (37, 53)),
+    "odd_vp9.webm": ("libvpx-vp9", {"g": "24", "cpu-used": "8"}, "yuv420p", (37, 53)),
+    "odd_av1.mp4": ("libsvtav1", {"g": "24", "preset": "12"}, "yuv420p", (37, 53)),
+    "odd_mpeg4.mp4": ("mpeg4", {"g": "24", "bf": "2"}, "yuv420p", (37, 53)),
+    "odd_mpeg2.ts": ("mpeg2video", {"g": "12", "bf": "2"}, "yuv420p", (37, 53)),
 }
 
 
