@@ -62,7 +62,9 @@ class OpenOptions:
         shows for each of them the keyframe nearest to it, which may come often or lie outside the
         clip: much less is decoded, but a picture is off its time, by as much as the keyframes are
         far. Where that is more than the length of a segment, a `ShiftWarning` says so.
-    decoder: of video files. "pyav" is always there and reads all of them; "auto" is the same.
+    decoder: of video files. "pyav" is always there and reads all of them. "auto" is the same,
+        whatever else is installed: on two cores torchcodec took about twice as long in each of the
+        five files that were measured (benchmarks/results/video-*.json), and nvdec isn't measured.
         "torchcodec" and "nvdec" (on the GPU) need torchcodec, know no on_error="skip" and refuse a
         file of which they give frames of other times; their colours may differ (10-bit, interlaced,
         all of nvdec's).

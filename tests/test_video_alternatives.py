@@ -14,8 +14,10 @@ import av
 from tempo_fast.errors import OptionError, ShiftWarning, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video import load_frames, open_source
+from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.samples import choose_samples, nearest
 from tempo_fast.video.scan import scan
+from tempo_fast.video.torchcodec_file import TorchcodecFile
 
 from .test_video_decode import draw, make_clip, read
 from .test_video_exact import FORMATS, VARIANTS, write
@@ -220,6 +222,22 @@ def fake_torchcodec(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_auto_is_pyav_whatever_else_is_there(clip, fake_torchcodec, monkeypatch, gpu):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    with open_source(clip, OpenOptions()) as source:
+        assert type(source) is VideoFile and source.count == len(list(source))
+    assert not FakeDecoder.made
+    with open_source(clip, OpenOptions(decoder="torchcodec")) as source:
+        assert type(source) is TorchcodecFile
+
+
+def test_auto_is_pyav_where_nothing_else_is(clip, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with open_source(clip, OpenOptions()) as source:
+        assert type(source) is VideoFile and source.count == len(list(source))
 
 
 def test_nvdec_decodes_on_the_gpu(clip, fake_torchcodec):
