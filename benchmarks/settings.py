@@ -20,7 +20,12 @@ OTHERS = ("published", "pyav", "torchcodec", "our_torchcodec", "one_core")
 def add_options(parser: pytest.Parser) -> None:
     """The options of the benchmarks."""
     group = parser.getgroup("tempo-fast benchmarks")
-    group.addoption("--smoke", action="store_true", help="video: seconds instead of an hour")
+    group.addoption(
+        "--video-size",
+        choices=("smoke", "short", "full"),
+        default="full",
+        help="video: files of some seconds, two minutes or ten minutes to an hour (default: full)",
+    )
     group.addoption("--video-rounds", type=int, default=2, help="video: runs of every way")
     group.addoption(
         "--video-ways",
@@ -76,8 +81,8 @@ def check_options(config: pytest.Config) -> None:
     if new_tokens(config) < 2:
         raise pytest.UsageError("--new-tokens must be at least 2: decoding starts after the first")
     video_ways(config)
-    if config.getoption("save_video") and config.getoption("smoke"):
-        raise pytest.UsageError("--save-video keeps no figures of --smoke")
+    if config.getoption("save_video") and config.getoption("video_size") == "smoke":
+        raise pytest.UsageError("--save-video keeps no figures of --video-size smoke")
     for name in ("save", "save_video"):
         if config.getoption(name) and (why := why_not_clean()):
             option = name.replace("_", "-")

@@ -2,7 +2,8 @@
 
 `pytest benchmarks/test_video.py`: from a file to the last patch and to the first segment's, CPU
 seconds and peak memory, each way in a process of its own. A way whose patches differ from the
-published path's gets no row but a failure. `--smoke`: on seconds of video, to see that it works.
+published path's gets no row but a failure. `--video-size short`: on two minutes of 720p instead of
+ten minutes to an hour of 720p and 1080p; `smoke`: on seconds, to see that it works.
 `--video-ways published,…`: only some of them. `--save-video`: leave a JSON file for each video in
 benchmarks/results (on a clean commit).
 """
@@ -23,7 +24,7 @@ import pytest
 pytest.importorskip("av", reason="not measured: PyAV isn't installed here")
 
 from . import settings
-from .video_files import FULL, SMOKE, VideoFile
+from .video_files import SIZES, VideoFile
 from .video_paths import NEEDS
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ FIGURES = ("seconds", "first_segment_seconds", "cpu_seconds", "peak_bytes")
 
 def pytest_generate_tests(metafunc) -> None:
     if "file" in metafunc.fixturenames:
-        files = SMOKE if metafunc.config.getoption("smoke") else FULL
+        files = SIZES[metafunc.config.getoption("video_size")].files
         metafunc.parametrize("file", files, ids=lambda file: file.name)
 
 
@@ -59,8 +60,9 @@ def _run(way: str, path: Path, samples: int, check: Path) -> dict:
 
 
 def test_to_the_last_patch(benchmark, request, tmp_path, video_rows, file: VideoFile):
-    smoke = request.config.getoption("smoke")
-    samples, rounds = (16, 1) if smoke else (1024, request.config.getoption("video_rounds"))
+    size = request.config.getoption("video_size")
+    samples = SIZES[size].samples
+    rounds = 1 if size == "smoke" else request.config.getoption("video_rounds")
     path = file.path(Path(request.config.cache.mkdir("tempo-fast-video")))
     ways = settings.video_ways(request.config)
     missing = {way: why for way in ways if (why := _missing(way))}

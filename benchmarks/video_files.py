@@ -48,15 +48,26 @@ class VideoFile:
         return path
 
 
-FULL = [
+@dataclass(frozen=True)
+class Size:
+    """What one run of the benchmark reads: `samples` frames of each file."""
+
+    files: list[VideoFile]
+    samples: int
+
+
+_FULL = [
     VideoFile(height, width, gop, seconds=600, bit_rate=bit_rate)
     for height, width, bit_rate in ((720, 1280, 2_500_000), (1080, 1920, 5_000_000))
     for gop in (30, 250)
 ] + [VideoFile(720, 1280, 30, seconds=600, bit_rate=2_500_000, copies=6)]
-SMOKE = [
+# As many samples a second as in ten minutes.
+_SHORT = [VideoFile(720, 1280, gop, seconds=120, bit_rate=2_500_000) for gop in (30, 250)]
+_SMOKE = [
     VideoFile(96, 160, gop=24, seconds=4, bit_rate=200_000),
     VideoFile(96, 160, gop=24, seconds=4, bit_rate=200_000, copies=3),
 ]
+SIZES = {"smoke": Size(_SMOKE, 16), "short": Size(_SHORT, 205), "full": Size(_FULL, 1024)}
 
 
 def _pictures(file: VideoFile) -> Iterator[np.ndarray]:

@@ -9,7 +9,8 @@ WAYS = ("tempo_fast", "published", "pyav", "torchcodec", "our_torchcodec", "one_
 
 
 def bench(*arguments):
-    command = [sys.executable, "-m", "pytest", "benchmarks/test_video.py", "--smoke", *arguments]
+    command = [sys.executable, "-m", "pytest", "benchmarks/test_video.py", "--video-size", "smoke"]
+    command += arguments
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
@@ -39,4 +40,5 @@ def test_only_some_ways(tmp_path):
 
 def test_a_smoke_run_is_not_kept():
     done = bench("--save-video")
-    assert done.returncode != 0 and "keeps no figures of --smoke" in done.stderr + done.stdout
+    said = done.stderr + done.stdout
+    assert done.returncode != 0 and "keeps no figures of --video-size smoke" in said
