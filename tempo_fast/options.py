@@ -67,7 +67,7 @@ class OpenOptions:
         five files that were measured (benchmarks/results/video-*.json), and nvdec isn't measured.
         "torchcodec" and "nvdec" (on the GPU) need torchcodec, know no on_error="skip" and refuse a
         file of which they give frames of other times; their colours may differ (10-bit, interlaced,
-        all of nvdec's).
+        4:2:0 of odd height, all of nvdec's).
     on_error: "raise" fails where a sampled frame of a video file is damaged. "skip" shows the
         sample before it in its place (the one after it, at the start) and warns with
         `DamageWarning`. Damaged is what the decoder can't decode or says that it had to patch up,

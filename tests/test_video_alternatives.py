@@ -27,6 +27,11 @@ OTHER_COLOURS = {"interlaced.mp4", "mpeg4_interlaced.mkv"} | {
     "ten.mkv",
     "hevc_ten.mp4",
     "av1_ten.mkv",
+    # Of odd height in 4:2:0.
+    "odd_vp8.webm",
+    "odd_vp9.webm",
+    "odd_av1.mp4",
+    "odd_mpeg4.mp4",
 }
 
 
