@@ -94,12 +94,13 @@ def _unpacked(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 class VideoFile(FrameSource):
-    """A video file, of which no more is decoded than the wanted frames need.
+    """A video file, of which only what the wanted frames need is decoded, as far as packets tell.
 
-    Stretches that hold no wanted frame are skipped, packets that nothing else refers to are
-    dropped, and several stretches are decoded at once, each by a worker of its own. The frames are
-    those of decoding everything in order, which is also what is done where the codec or the file
-    doesn't let that be known beforehand. Only wanted frames are converted to RGB.
+    Stretches that hold no wanted frame are skipped, packets are dropped where the codec's syntax
+    says that no wanted frame needs them (never of VP8, VP9 and MPEG-2), and several stretches are
+    decoded at once, each by a worker of its own. The frames are those of decoding everything in
+    order, which is also what is done where the codec or the file doesn't let that be known
+    beforehand. Only wanted frames are converted to RGB.
     """
 
     def __init__(self, path: Path, options: OpenOptions) -> None:

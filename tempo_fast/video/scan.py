@@ -1,4 +1,7 @@
-"""Look through a video file's packets, decoding nothing, to learn which frames it has."""
+"""Look through a video file's packets to learn which frames it has.
+
+Nothing is decoded, unless times don't tell the frames apart: then they are counted by decoding all.
+"""
 
 from __future__ import annotations
 

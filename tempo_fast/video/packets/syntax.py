@@ -120,7 +120,10 @@ class Vp9(Syntax):
 
 
 class Mpeg2(Syntax):
-    """MPEG-1 and MPEG-2 video: an I picture right after a sequence header, which resets all."""
+    """MPEG-1 and MPEG-2 video: an I picture right after a sequence header, which resets all.
+
+    Its B-pictures, to which nothing refers, are decoded all the same.
+    """
 
     paired = True
 
