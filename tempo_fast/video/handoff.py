@@ -30,7 +30,8 @@ class Segment:
     def fill(self, row: int, pixels: np.ndarray) -> None:
         """Copy in frame number `row`, uint8 [h, w, 3]; the first to come decides the size.
 
-        It decides too whether channels or planes follow one another in memory.
+        It decides too whether channels or planes follow one another in memory. Those who resize a
+        frame may be the file's decoders, who don't know where it goes: hence the copy.
         """
         with self._lock:
             if self._buffer is None:
