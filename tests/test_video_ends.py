@@ -43,10 +43,12 @@ def path(request, tmp_path, monkeypatch):
 
 
 def left(path):
-    """The threads of ours, and the process's open files of this path."""
+    """The threads of ours and of FFmpeg's decoders, and the process's open files of this path."""
     links = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
     threads = [t.name for t in threading.enumerate() if t.name.startswith("tempo-fast")]
-    return threads + [link for link in links if link == str(path.resolve())]
+    native = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    decoders = [name for name in native if name.startswith("av:")]
+    return threads + decoders + [link for link in links if link == str(path.resolve())]
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +76,17 @@ def test_something_is_held_in_the_middle(path):
         next(segments)
         found = left(path)
         assert str(path.resolve()) in found and "tempo-fast-segments" in found
+        assert any(name.startswith("av:") for name in found) == (path.name != "parallel.mp4")
     assert left(path) == []
 
 
 def test_a_frame_that_cannot_be_decoded(path):
     break_packets(path, range(60, 72))
-    with pytest.raises(VideoError, match="damaged"):
+    with pytest.raises(VideoError, match="damaged") as held:
         list(SegmentReader(VideoFile(path, OPTIONS), 8, 8))
+    assert left(path) == []
+    with pytest.raises(VideoError, match="damaged") as held:  # noqa: F841
+        list(VideoFile(path, OPTIONS))
     assert left(path) == []
 
 
@@ -94,7 +100,7 @@ def test_an_error_in_decoding(path, monkeypatch, error):
         return to_pixels(*args)
 
     monkeypatch.setattr(decode, "to_pixels", fails)
-    with pytest.raises(error):
+    with pytest.raises(error) as held:  # noqa: F841  (who keeps the error keeps no decoder)
         list(SegmentReader(VideoFile(path, OPTIONS), 8, 8))
     assert left(path) == []
 
@@ -108,7 +114,7 @@ def test_an_error_in_resizing(path, error):
             raise error("this one")
         return resize_frame(frame)
 
-    with pytest.raises(error, match="this one"):
+    with pytest.raises(error, match="this one") as held:  # noqa: F841
         list(SegmentReader(VideoFile(path, OPTIONS), 8, 8, resize=fails))
     assert left(path) == []
 

@@ -6,6 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from time import perf_counter
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,16 @@ def as_it_is(frame: np.ndarray) -> np.ndarray:
 def never() -> bool:
     """For those whom nobody stops."""
     return False
+
+
+def let_go(error: BaseException | None) -> None:
+    """Free what the functions that an error came through still hold, as long as it is kept.
+
+    A decoder's threads end only when nothing refers to it any more.
+    """
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 class FrameSource(ABC):
@@ -90,6 +101,9 @@ class FrameSource(ABC):
                 began = perf_counter()
                 try:
                     frame = next(frames, None)
+                except BaseException as error:
+                    let_go(error)
+                    raise
                 finally:
                     self.decode_seconds += perf_counter() - began
                 if frame is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
-from tempo_fast.video.frames import never
+from tempo_fast.video.frames import let_go, never
 
 Job = TypeVar("Job")
 Item = TypeVar("Item")
@@ -105,7 +105,7 @@ def _work(
     open_tool: Callable[[], AbstractContextManager],
     run: Callable[[object, Job, Callable[[], bool]], Iterator[Item]],
 ) -> None:
-    job = desk.next_job()
+    job, tool, item = desk.next_job(), None, None
     try:
         if job is None:
             return
@@ -116,6 +116,8 @@ def _work(
                 desk.finish(job)
                 job = desk.next_job()
     except BaseException as error:  # whatever it is, it belongs to the consumer's thread
+        let_go(error)
+        tool = item = None  # which the error would keep, since it came through here too
         desk.finish(job, error)
 
 
