@@ -15,7 +15,8 @@ pytest.importorskip("av")
 
 from tempo_fast.errors import VideoError
 from tempo_fast.options import OpenOptions
-from tempo_fast.video import decode
+from tempo_fast.video import decode, open_source
+from tempo_fast.video.damage import Damage, UntimedDamage
 from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.resize import resize_frame
 from tempo_fast.video.segments import SegmentReader
@@ -91,18 +92,45 @@ def test_a_frame_that_cannot_be_decoded(path):
 
 
 @pytest.mark.parametrize("error", [BrokenError, MemoryError, KeyboardInterrupt])
-def test_an_error_in_decoding(path, monkeypatch, error):
-    to_pixels, count = decode.to_pixels, iter(range(10_000))
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_error_in_decoding(path, monkeypatch, error, inside):
+    """Where a frame is converted, or inside the loop in which packets are decoded."""
+    source, count = VideoFile(path, OPTIONS), iter(range(10_000))
 
-    def fails(*args):
-        if next(count) == 61:
-            raise error
-        return to_pixels(*args)
+    def failing(works):
+        def fails(*args, **kwargs):
+            if next(count) == 61:
+                raise error
+            return works(*args, **kwargs)
 
-    monkeypatch.setattr(decode, "to_pixels", fails)
+        return fails
+
+    if inside:
+        for kind in (Damage, UntimedDamage):
+            monkeypatch.setattr(kind, "come", failing(kind.come))
+    else:
+        monkeypatch.setattr(decode, "to_pixels", failing(decode.to_pixels))
     with pytest.raises(error) as held:  # noqa: F841  (who keeps the error keeps no decoder)
-        list(SegmentReader(VideoFile(path, OPTIONS), 8, 8))
+        list(SegmentReader(source, 8, 8))
     assert left(path) == []
+
+
+def test_an_error_in_opening(path, monkeypatch):
+    kept = path.read_bytes()
+    break_packets(path, range(120))
+    with pytest.raises(VideoError, match=r"no frame that can be decoded|can.t be read") as held:
+        open_source(path, OPTIONS)
+    assert left(path) == []
+    path.write_bytes(kept)
+
+    def fails(*args, **kwargs):
+        raise BrokenError
+
+    monkeypatch.setattr(UntimedDamage, "come", fails)
+    if path.suffix == ".avi":  # whose frames are counted
+        with pytest.raises(BrokenError) as held:  # noqa: F841
+            open_source(path, OPTIONS)
+        assert left(path) == []
 
 
 @pytest.mark.parametrize("error", [BrokenError, VideoError, MemoryError])

@@ -15,7 +15,7 @@ from tempo_fast.address import is_url
 from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.arrays import ArrayImage, ArrayVideo, NpyVideo
-from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.frames import FrameSource, let_go
 from tempo_fast.video.npz import NpzVideo
 from tempo_fast.video.remote import download
 from tempo_fast.video.stills import (
@@ -53,6 +53,9 @@ def open_source(
         source = _open(video, options)
     except OSError as error:
         raise VideoError(f"{video} can't be read: {error.strerror or error}") from error
+    except BaseException as error:
+        let_go(error)
+        raise
     source.decode_seconds += perf_counter() - began
     return source
 
