@@ -1,4 +1,4 @@
-"""Launches the allocation trio and the assembly once each, for compute-sanitizer to watch.
+"""Launches the allocation trio and the assembly, for compute-sanitizer to watch.
 
 `benchmarks/sanitize.sh` runs it under each of the sanitizer's tools. Odd sizes, so that every mask
 is at work. It exits with 1 when a result isn't the reference's, and with 2 without a GPU (unless
@@ -21,10 +21,12 @@ from tempo_kernels.relevance import relevance, relevance_ref
 from tempo_kernels.select import select, select_ref
 
 EPS = 1e-6
+# Few segments and many: they are searched, and their prompts assembled, in different ways.
+SEGMENTS = (127, 131)
 
 
 def results(
-    device: torch.device, *, segments: int = 131, memory_tokens: int = 63, width: int = 2048
+    device: torch.device, segments: int, *, memory_tokens: int = 63, width: int = 2048
 ) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """What each kernel and its reference give for random bfloat16 data, by name."""
     generator = torch.Generator(device).manual_seed(0)
@@ -82,8 +84,9 @@ def main() -> int:
         return 2
     device = torch.device("cpu" if INTERPRETED else "cuda")
     wrong = [
-        name
-        for name, (actual, expected) in results(device).items()
+        f"{name} of {segments} segments"
+        for segments in SEGMENTS
+        for name, (actual, expected) in results(device, segments).items()
         if not all(map(_close, actual, expected))
     ]
     print(f"on {device}: " + (f"wrong results: {', '.join(wrong)}" if wrong else "all as expected"))

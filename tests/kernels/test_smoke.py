@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tempo_kernels import smoke
 
 
-def test_every_launch_gives_what_its_reference_gives(device):
-    results = smoke.results(device, segments=5, memory_tokens=13, width=160)
+@pytest.mark.parametrize("segments", [5, 131])
+def test_every_launch_gives_what_its_reference_gives(device, segments):
+    results = smoke.results(device, segments, memory_tokens=13, width=160)
     assert len(results) == 5
     for name, (actual, expected) in results.items():
         assert len(actual) == len(expected) > 0, name
@@ -17,19 +19,20 @@ def test_every_launch_gives_what_its_reference_gives(device):
 
 def test_a_wrong_result_is_noticed(device, monkeypatch, capsys):
     ones = torch.ones(3, device=device)
-    monkeypatch.setattr(smoke, "results", lambda device: {"right": ((ones,), (ones,))})
+    monkeypatch.setattr(smoke, "SEGMENTS", (5, 131))
+    monkeypatch.setattr(smoke, "results", lambda *_: {"right": ((ones,), (ones,))})
     assert smoke.main() == 0
-    monkeypatch.setattr(smoke, "results", lambda device: {"select": ((ones,), (ones * 1.1,))})
+    monkeypatch.setattr(smoke, "results", lambda *_: {"select": ((ones,), (ones * 1.1,))})
     assert smoke.main() == 1
-    monkeypatch.setattr(smoke, "results", lambda device: {"select": ((ones,), (ones * torch.nan,))})
+    monkeypatch.setattr(smoke, "results", lambda *_: {"select": ((ones,), (ones * torch.nan,))})
     assert smoke.main() == 1
     counts = torch.tensor([3, 4])
-    monkeypatch.setattr(smoke, "results", lambda device: {"allocate": ((counts,), (counts + 1,))})
+    monkeypatch.setattr(smoke, "results", lambda *_: {"allocate": ((counts,), (counts + 1,))})
     assert smoke.main() == 1
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(": ", 1)[1] for line in printed] == [
         "all as expected",
-        "wrong results: select",
-        "wrong results: select",
-        "wrong results: allocate",
+        "wrong results: select of 5 segments, select of 131 segments",
+        "wrong results: select of 5 segments, select of 131 segments",
+        "wrong results: allocate of 5 segments, allocate of 131 segments",
     ]
