@@ -14,7 +14,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 GPU_CASES = "64:8192,256:8192,1024:4096,1024:8192,1024:12288,2048:8192"
 CPU_CASES = "64:8192"
 # Ways from a video file to patches (video_paths.py) besides the engine's own.
-OTHERS = ("published", "pyav", "torchcodec", "our_torchcodec", "one_core")
+OTHERS = ("published", "pyav", "torchcodec", "our_torchcodec", "nvdec", "one_core")
 
 
 def add_options(parser: pytest.Parser) -> None:

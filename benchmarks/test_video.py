@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av", reason="not measured: PyAV isn't installed here")
 
@@ -29,6 +30,8 @@ from .video_paths import NEEDS
 
 ROOT = Path(__file__).parents[1]
 BASELINE = "published"
+# By how much a GPU's decoder may make other colours, on average.
+NVDEC_LEVELS = 4
 FIGURES = ("seconds", "first_segment_seconds", "cpu_seconds", "peak_bytes")
 
 
@@ -45,6 +48,8 @@ def _missing(way: str) -> str | None:
             importlib.import_module(NEEDS[way])
         except (ImportError, RuntimeError, OSError) as error:
             return f"{NEEDS[way]}: {str(error).strip().splitlines()[0]}"
+    if way == "nvdec" and not torch.cuda.is_available():
+        return "no CUDA GPU here"
     if way == "one_core" and not hasattr(os, "sched_setaffinity"):
         return "this system keeps no process on one core"
     return None
@@ -85,9 +90,11 @@ def test_to_the_last_patch(benchmark, request, tmp_path, video_rows, file: Video
         for way, results in runs.items()
     }
     for way, figures in medians.items():
-        np.testing.assert_allclose(
-            np.load(tmp_path / f"{way}.npy"), expected, rtol=0, atol=1e-6, err_msg=way
-        )
+        found = np.load(tmp_path / f"{way}.npy")
+        if way == "nvdec":
+            assert np.abs(found - expected).mean() <= NVDEC_LEVELS / 127.5
+        else:
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=way)
         ratios = {name: figures[name] / medians[reference][name] for name in FIGURES}
         row = {"file": file.name, "samples": samples, "way": way, "against": reference}
         video_rows.append({**row, **figures, "runs": runs[way], "ratios": ratios})

@@ -88,13 +88,19 @@ def our_torchcodec(path: str, samples: int) -> Iterator[torch.Tensor]:
     yield from tempo_fast(path, samples, decoder="torchcodec")
 
 
-_WAYS = (tempo_fast, published, pyav, torchcodec, our_torchcodec, one_core)
+def nvdec(path: str, samples: int) -> Iterator[torch.Tensor]:
+    """This package with a GPU's decoder through torchcodec, whose colours are its own."""
+    yield from tempo_fast(path, samples, decoder="nvdec")
+
+
+_WAYS = (tempo_fast, published, pyav, torchcodec, our_torchcodec, nvdec, one_core)
 WAYS = {way.__name__: way for way in _WAYS}
 NEEDS = {
     "published": "decord",
     "pyav": "av",
     "torchcodec": "torchcodec.decoders",
     "our_torchcodec": "torchcodec.decoders",
+    "nvdec": "torchcodec.decoders",
 }
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WAYS = ("tempo_fast", "published", "pyav", "torchcodec", "our_torchcodec", "one_core")
+WAYS = ("tempo_fast", "published", "pyav", "torchcodec", "our_torchcodec", "nvdec", "one_core")
 
 
 def bench(*arguments):

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av")
 
@@ -249,6 +250,18 @@ def test_nvdec_decodes_on_the_gpu(clip, fake_torchcodec):
     frames, _ = load_frames(clip, decoder="nvdec", video_fps=20)
     assert (frames == load_frames(clip, video_fps=20)[0]).all()
     assert {decoder.device for decoder in FakeDecoder.made} == {"cuda:1"}
+
+
+@pytest.mark.gpu
+@with_torchcodec
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU with NVDEC")
+def test_nvdec_shows_the_same_frames(clip):
+    """Its colours are its own, but not another frame's: those differ by tens of levels."""
+    frames, fps = load_frames(clip, decoder="nvdec", video_fps=20)
+    expected, expected_fps = load_frames(clip, video_fps=20)
+    assert frames.shape == expected.shape and fps == expected_fps
+    off = np.abs(frames.astype(int) - expected).mean(axis=(1, 2, 3))
+    assert off.max() <= 4
 
 
 def test_nvdec_without_a_gpu(clip, fake_torchcodec, monkeypatch):

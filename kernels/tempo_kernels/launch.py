@@ -52,8 +52,9 @@ class Variant:
     divisible: arguments whose address or value is a multiple of 16 when the engine launches it.
     num_warps, num_stages, fp_fusion (`enable_fp_fusion`): as at the launch; the defaults are
         Triton's own.
-    narrow_load, narrow_store: why the layout allows no 16-byte load, or store; "" where it does,
-        and then ahead-of-time compilation demands one. (Data is scattered, or few.)
+    narrow_load, narrow_store: why no thread loads, or stores, 16 bytes at once (data is scattered
+        or few, or wider accesses cost more); "" where one does, as ahead-of-time compilation then
+        demands.
     """
 
     name: str

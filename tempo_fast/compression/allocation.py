@@ -25,8 +25,9 @@ class Allocation:
     """Memory tokens that each segment keeps, where kernels read them and as the host knows them.
 
     counts: int64 [S]. offsets: int64 [S + 1], where each segment starts in the packed tokens. kept:
-    the counts again, [S]: with them a question reads all it ever reads of the device before its
-    prefill (its clock waits besides, at the end of each stage).
+    the counts again, [S]: all that a question reads of the device before its prefill, in one copy
+    (its clock waits besides, at the end of each stage). The total alone would do for `select`;
+    `Compressor.write` packs each segment's tokens on the host.
     """
 
     counts: Tensor

@@ -48,6 +48,14 @@ LIMITS: dict[str, Limit] = {
     "assemble: golden prompts": Limit(
         2e-4, "share of the largest value: float32 products, summed in another order than theirs"
     ),
+    "engine: embeddings": Limit(
+        2e-4, "share of the largest value: float32 through all layers, summed in another order"
+    ),
+    "engine: relevance": Limit(1e-5, "absolute, of a probability: the same, behind a sigmoid"),
+    "engine: pixels": Limit(
+        1.01 / 127.5, "the last resizing is in float32: a value beside a half may round otherwise"
+    ),
+    "engine: other pixels": Limit(5e-3, "share of the pixels that are beside a half, in a clip"),
     "gelu_tanh: relative": Limit(2.0, "epsilons of each value, as everywhere: twice one rounding"),
     "gelu_tanh: tiny values": Limit(
         1e-6, "absolute: far left of zero exp(-2u) is large, and its relative error grows with u"
