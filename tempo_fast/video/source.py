@@ -127,7 +127,7 @@ def _video_file(path: Path, options: OpenOptions) -> FrameSource:
             f"reading {path.name} needs PyAV, which isn't installed: pip install av (frames in an "
             "array or a .npy file need none)"
         ) from error
-    # Measured on two cores: from file to patches torchcodec takes 2.0 to 2.1 times as long as PyAV
+    # Measured on two cores: from file to patches torchcodec takes 1.8 to 2.1 times as long as PyAV
     # by our plan (five files, benchmarks/results/video-*.json). NVDEC is not measured.
     kind = VideoFile if options.decoder in ("auto", "pyav") else TorchcodecFile
     return kind(path, options)
