@@ -20,6 +20,8 @@ from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.parallel import in_order
 from tempo_fast.video.plan import Packets, plan
 
+from .process import descriptors, on_linux
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -30,13 +32,6 @@ def nothing():
 
 def decoders():
     return [thread for thread in threading.enumerate() if thread.name.startswith("tempo-fast-de")]
-
-
-def descriptors(path):
-    folder = Path("/proc/self/fd")
-    if not folder.exists():
-        pytest.skip("only Linux lists a process's open files")
-    return sum(os.path.realpath(link) == str(path) for link in folder.iterdir())
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -116,6 +111,7 @@ def many(monkeypatch):
     monkeypatch.setattr(decode, "usable_cores", lambda: 4)
 
 
+@on_linux
 @pytest.mark.parametrize("taken", [0, 1, 9])
 def test_leaving_a_video_leaves_no_thread_and_no_file(many, taken):
     path = GOLDEN / "clip.mp4"
@@ -125,7 +121,7 @@ def test_leaving_a_video_leaves_no_thread_and_no_file(many, taken):
     for _ in range(taken):
         next(frames)
     frames.close()
-    assert not decoders() and not descriptors(path.resolve())
+    assert not decoders() and not descriptors(path)
 
 
 def test_the_number_of_workers_changes_nothing(monkeypatch):
