@@ -12,9 +12,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from tempo_fast.errors import VideoError
+from tempo_fast.video.enlarge import resize_float, resize_planes
 
 LONGEST_MULTIPLE = 16
 MAX_RATIO = 200
@@ -125,12 +125,12 @@ def _by_pillow(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) -> np.ndarray:
     """The pixels as torch leaves them: planes that follow one another in memory."""
-    # torch wants channels first; the copy also frees it of arrays that can't be written to.
-    planes = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].to(dtype)
-    resized = functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)[0]
+    pixels = torch.from_numpy(np.array(frame))  # a copy, which frees it of what can't be written to
     if dtype.is_floating_point:
-        resized = resized.clamp_(0, 255).round_()
-    return resized.numpy().astype(np.uint8, order="C", copy=False).transpose(1, 2, 0)
+        planes = resize_float(pixels, height, width).clamp_(0, 255).round_()
+    else:
+        planes = resize_planes(pixels.permute(2, 0, 1), height, width)
+    return planes.numpy().astype(np.uint8, order="C", copy=False).transpose(1, 2, 0)
 
 
 def frame_size(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tuple[int, int]:
