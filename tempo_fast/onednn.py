@@ -57,10 +57,18 @@ def takes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = Non
     return usable(x, weight) if bias is None else usable(x, weight, bias)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x Wᵀ + b, float32 [..., out], of what is `usable`.
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    gelu_tanh: bool = False,
+) -> torch.Tensor:
+    """x Wᵀ + b, float32 [..., out], of what is `usable`; its GELU (tanh form) if asked for.
 
     weight: [out, in], contiguous or contiguous when transposed: anything else takes a thousand
     times as long.
     """
+    if gelu_tanh:
+        return _product(x, weight, bias, "gelu", [], "tanh")
     return _product(x, weight, bias, "none", [], "")

@@ -23,6 +23,7 @@ from tempo_fast.compression.prompt import SegmentPrompt
 from tempo_fast.engine.choices import chosen
 from tempo_fast.engine.chunks import memory_explained
 from tempo_fast.engine.clock import Clock
+from tempo_fast.engine.crew import crew_has_all_cores
 from tempo_fast.engine.ops import uses_kernels
 from tempo_fast.errors import OptionError
 from tempo_fast.language_model.prompt import LanguagePrompt
@@ -31,7 +32,7 @@ from tempo_fast.options import AskOptions, OpenOptions, make_options, split_opti
 from tempo_fast.question import check_question, question_strategy
 from tempo_fast.session import Video
 from tempo_fast.stream import AnswerStream
-from tempo_fast.video.frames import FrameSource
+from tempo_fast.video.frames import FrameSource, as_it_is
 from tempo_fast.video.resize import (
     frame_size,
     image_size,
@@ -147,6 +148,14 @@ class TempoFastPipeline:
         with self._open(video, opening, Clock(self.device), progress, (query, asking)) as opened:
             return opened.compress(query, progress=progress, **vars(asking))
 
+    def _crew_resizes(self, source: FrameSource, options: OpenOptions) -> bool:
+        """Whether the threads that encode do best to resize too: more would be in their way.
+
+        Others are where frames are decoded, and resize a frame once that is in two windows.
+        """
+        apart = options.stride >= options.frame_windows
+        return source.in_memory and apart and crew_has_all_cores(self.device)
+
     def open(self, video: AnyVideo, *, progress: Progress | None = None, **options) -> Video:
         """Encode a video once, before any question.
 
@@ -181,8 +190,8 @@ class TempoFastPipeline:
             if source.is_image:
                 size = partial(image_size, **self._image_limits)
                 resize = partial(resize_image, **self._image_limits)
-            elif uses_kernels(self.device):
-                resize, resizing = _as_it_is, plan_resize(source.height, source.width, limits)
+            elif uses_kernels(self.device) or self._crew_resizes(source, options):
+                resize, resizing = as_it_is, plan_resize(source.height, source.width, limits)
             seen = size(source.height, source.width)
             plan = plan_segments(
                 compressor.prompt,
@@ -194,7 +203,7 @@ class TempoFastPipeline:
                 is_image=source.is_image,
                 resizing=tuple((s.height, s.width, s.by_pillow) for s in resizing),
             )
-            # Frames that the device resizes wait at their full size.
+            # Frames that the encoder resizes wait at their full size.
             waiting = (source.height, source.width) if resizing else seen
             frames = options.frame_windows + options.frame_windows % 2
             read = _Reading(
@@ -248,8 +257,3 @@ class _Reading:
         clock.add("decode", self._source.decode_seconds - self._counted)
         self._counted = self._source.decode_seconds
         clock.add("resize", reader.resize_seconds)
-
-
-def _as_it_is(frame: np.ndarray) -> np.ndarray:
-    """What the reader does to a frame that the device will resize."""
-    return frame

@@ -6,14 +6,16 @@ import time
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tempo_fast import OutOfMemoryError, TempoFastPipeline
+from tempo_fast import OutOfMemoryError, TempoFastPipeline, pipeline
+from tempo_fast.compression import encoder
 from tempo_fast.engine import chunks, crew
 from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.clock import Clock
-from tempo_fast.engine.crew import Crew, crew_size, keep_on
+from tempo_fast.engine.crew import Crew, crew_has_all_cores, crew_size, keep_on
 from tempo_fast.engine.memory import SHARE, MemoryPlan
 from tempo_fast.engine.meter import Meter
 from tempo_fast.models.decoder import Decoder
@@ -395,3 +397,40 @@ def test_the_plan_counts_what_is_in_flight(pipe, frames, monkeypatch):
     free = int((one.segment_cache + one.activations) / SHARE) + 1
     short = planned(70, free)
     assert (short.threads, short.placement) == (1, "device")
+
+
+def test_who_has_all_cores(monkeypatch):
+    assert crew_has_all_cores(CPU)
+    monkeypatch.setattr(crew, "usable_cores", lambda: 16)  # a crew of four leaves some to others
+    assert not crew_has_all_cores(CPU)
+    monkeypatch.setattr(crew, "usable_cores", lambda: 1)
+    assert not crew_has_all_cores(CPU)
+    assert not crew_has_all_cores(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("shape", [(90, 160), (96, 224), (256, 512)])
+def test_a_crew_resizes_frames_in_memory_alike(pipe, monkeypatch, shape):
+    """Pillow's step and torch's, torch's alone, and none; an odd last frame."""
+    frames = np.random.default_rng(0).integers(0, 256, (35, *shape, 3), np.uint8)
+    by = []
+    resize_frames = encoder.resize_frames
+    monkeypatch.setattr(
+        encoder, "resize_frames", lambda *args: by.append(1) or resize_frames(*args)
+    )
+    ask = {"fps": 2.0, "visual_token_budget": 24}
+    found = pipe.compress(frames, "What moves?", **ask)
+    assert len(by) == (0 if shape == (256, 512) else 18)
+    overlapping = pipe.compress(frames, "What moves?", frame_stride=4, **ask)
+    monkeypatch.setattr(pipeline, "crew_has_all_cores", lambda device: False)
+    by.clear()
+    plain = pipe.compress(frames, "What moves?", **ask)
+    assert not by
+    assert torch.equal(found.inputs_embeds, plain.inputs_embeds)
+    again = pipe.compress(frames, "What moves?", frame_stride=4, **ask)
+    assert torch.equal(overlapping.inputs_embeds, again.inputs_embeds)
+
+
+def test_the_crews_resizing_is_on_the_clock(pipe):
+    frames = np.zeros((16, 90, 160, 3), np.uint8)
+    timings = pipe(frames, "What moves?", fps=2.0, max_new_tokens=1).timings
+    assert timings["resize"] > 0 and timings["vision"] > 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import gelu, linear
 
 from tempo_fast import TempoFastPipeline, onednn
 from tempo_fast.engine import ops
@@ -37,6 +37,18 @@ def test_its_errors_are_those_of_float32(shape, bias):
     # MKL sums blocks of the inputs, oneDNN all of them in one chain.
     own = (linear(x, weight, b) - exact).abs()
     assert error.max() <= max(4 * own.max(), eps * exact.abs().max())
+
+
+@needs_it
+@pytest.mark.parametrize("shape", [(1, 1, 1), (63, 131, 17), (540, 64, 128)])
+def test_its_gelu_is_as_good_as_pytorchs(shape):
+    x, weight, b = tensors(*shape)
+    exact = gelu(linear(x.double(), weight.double(), b.double()), approximate="tanh")
+    own = (gelu(linear(x, weight, b), approximate="tanh") - exact).abs()
+    error = (onednn.linear(x, weight, b, gelu_tanh=True) - exact).abs()
+    eps = torch.finfo(torch.float32).eps * exact.abs().max()
+    assert error.max() <= max(2 * own.max(), eps)
+    assert error.square().mean().sqrt() <= max(2 * own.square().mean().sqrt(), eps)
 
 
 @needs_it
@@ -99,8 +111,13 @@ def test_answers_are_the_same_with_and_without(monkeypatch):
     calls = []
     product = onednn.linear
     monkeypatch.setattr(onednn, "FEWEST", 0)
-    monkeypatch.setattr(onednn, "linear", lambda *args: calls.append(1) or product(*args))
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs)
+        return product(*args, **kwargs)
+
+    monkeypatch.setattr(onednn, "linear", counted)
     found = pipe.compress(frames, "What moves?", **ask)
-    assert len(calls) > 50
+    assert len(calls) > 50 and {"gelu_tanh": True} in calls
     assert found.allocations.tolist() == plain.allocations.tolist()
     torch.testing.assert_close(found.inputs_embeds, plain.inputs_embeds, rtol=1e-5, atol=1e-5)

@@ -78,6 +78,7 @@ def lanes(pipe, monkeypatch):
     fake, compressor = FakeLanes(), pipe._compressors["video"]
     monkeypatch.setattr(compressor, "lanes", fake)
     monkeypatch.setattr(compressor, "chunk_tokens", 1)
+    monkeypatch.setattr(compressor, "by_pairs", False)  # which a CPU has no lanes for
 
     def noted(name, reads, makes):
         plain = getattr(SegmentEncoder, name)
@@ -91,7 +92,8 @@ def lanes(pipe, monkeypatch):
         monkeypatch.setattr(Compressor, name, run)
 
     noted("_patches", lambda args: (), lambda patches: (patches,))
-    noted("_see", lambda args: (args[0],), lambda result: (result[0], *result[1]))
+    noted("_embed", lambda args: (args[0],), lambda embedded: ())
+    noted("_see", lambda args: (), lambda result: (result[0], *result[1]))
     noted("_prefill", lambda args: (args[2], *args[3]), lambda result: ())
     return fake
 

@@ -103,15 +103,16 @@ def vision_rope_ref(
     qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, heads: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`vision_rope` in plain PyTorch, which leaves qkv as it is."""
-
-    qk, v = qkv.unflatten(-1, (3, heads, -1)).split((2, 1), dim=2)
-    qk, cos, sin = qk.float(), cos[:, None, None], sin[:, None, None]
-    half = qk.shape[-1] // 2
-    turned = qk * cos
-    turned[..., :half] -= qk[..., half:] * sin[..., :half]
-    turned[..., half:] += qk[..., :half] * sin[..., half:]
-    query, key = turned.to(qkv.dtype).unbind(2)
-    return query, key, v.squeeze(2)
+    both = 2 * heads
+    qk, value = qkv.tensor_split((both * cos.shape[-1],), -1)
+    qk = qk.float()
+    halves = qk.unflatten(-1, (both, 2, -1)).roll(1, -2).flatten(-3)
+    low, high = sin.chunk(2, -1)
+    # Tables as wide as the rows of q and k: the values of a head alone are short loops.
+    turned = qk * cos.repeat(1, both)
+    turned += halves.mul_(torch.cat((-low, high), -1).repeat(1, both))
+    query, key = turned.to(qkv.dtype).unflatten(-1, (2, heads, -1)).unbind(2)
+    return query, key, value.unflatten(-1, (heads, -1))
 
 
 def variants() -> list[Variant]:

@@ -24,10 +24,11 @@ from tempo_fast.engine.streams import LaneMaker, Lanes, upload
 from tempo_fast.models.decoder import Deepstack
 from tempo_fast.models.tempo import TempoModel
 from tempo_fast.options import AskOptions
+from tempo_fast.video.resize import resize_frames
 
 # Tokens that run at once. An accelerator wants enough to be busy; a CPU wants the activations to
 # stay near its caches.
-CHUNK_TOKENS, CPU_CHUNK_TOKENS = 8192, 1280
+CHUNK_TOKENS, CPU_CHUNK_TOKENS = 8192, 2560
 
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class SegmentEncoder:
         self.captured = CapturedPrefill(self.decoder, graphs_for(self.device)) if graphs else None
         self.lanes = LaneMaker(self.device, streams)
         self.chunk_tokens = default_chunk(self.device)
+        self.by_pairs = self.device.type == "cpu"
 
     @cached_property
     def system(self) -> KVCache:
@@ -158,12 +160,10 @@ class SegmentEncoder:
                 report("decode", row + 1, count)
 
         def work(rows: range) -> T:
-            with lanes.on("copy"):
-                patches = self._patches([held[row] for row in rows], plan, lanes)
-                sent = lanes.mark()
+            embed = self._embed_pairs if self.by_pairs else self._embed_chunk
+            embedded = embed([held[row] for row in rows], plan, lanes)
             with lanes.on("vision"):
-                lanes.use(sent, patches)
-                tokens, features = self._see(patches, plan)
+                tokens, features = self._see(embedded, plan.grid)
                 seen = lanes.mark()
             with lanes.on("compress"):
                 lanes.use(seen, tokens, *features)
@@ -189,6 +189,32 @@ class SegmentEncoder:
             report("encode", rows.stop, count)
             yield result
 
+    def _embed_chunk(
+        self, windows: list[torch.Tensor], plan: SegmentPlan, lanes: Lanes
+    ) -> torch.Tensor:
+        """Embedded patches [frame pairs, P, width] of some segments' frames."""
+        with lanes.on("copy"):
+            patches = self._patches(windows, plan, lanes)
+            sent = lanes.mark()
+        with lanes.on("vision"):
+            lanes.use(sent, patches)
+            return self._embed(patches)
+
+    def _embed_pairs(
+        self, windows: list[torch.Tensor], plan: SegmentPlan, lanes: Lanes
+    ) -> torch.Tensor:
+        """As `_embed_chunk`, on a CPU: a pair's patches stay in its caches, those of all don't."""
+        pair, parts = self.model.config.vision.temporal_patch, []
+        for frames in (part for window in windows for part in window.split(pair)):
+            steps = plan.resizing
+            if steps and not ops.uses_kernels(self.device):
+                with lanes.clock("resize"):
+                    frames, steps = resize_frames(frames, steps), ()
+            with lanes.on("vision"):
+                patches = ops.preprocess(frames, steps, self.model.memory_tokens.dtype)
+                parts.append(self._embed(patches))
+        return torch.cat(parts)
+
     def _patches(
         self, windows: list[torch.Tensor], plan: SegmentPlan, lanes: Lanes
     ) -> torch.Tensor:
@@ -200,11 +226,14 @@ class SegmentEncoder:
             ops.preprocess(sent, plan.resizing, patches.dtype, out=part)
         return patches
 
+    def _embed(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.model.vision.embed(patches)
+
     def _see(
-        self, patches: torch.Tensor, plan: SegmentPlan
+        self, embedded: torch.Tensor, grid: tuple[int, int]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Visual tokens [V, D] and deepstack features [V, D] of some segments' patches."""
-        tokens, features = self.model.vision(patches, plan.grid)
+        tokens, features = self.model.vision.encode(embedded, grid)
         return tokens.flatten(0, 1), [feature.flatten(0, 1) for feature in features]
 
     def _prefill(

@@ -32,7 +32,7 @@ class SegmentPlan:
 
     grid: rows and columns of patches in a frame. times: (start_s, end_s) of each segment. centres:
     the moment of each that the language model is told, or None for an image. resizing: what is left
-    to do to the frames as they come, (height, width, by_pillow) in order.
+    to be done to the frames as they come, (height, width, by_pillow) in order.
     """
 
     segments: list[Segment]

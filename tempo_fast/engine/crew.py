@@ -42,6 +42,11 @@ def crew_size(device: torch.device) -> int:
     return max(sizes, key=lambda size: (cores // size * size, size))
 
 
+def crew_has_all_cores(device: torch.device) -> bool:
+    """Whether a crew's threads have one core each, and none is left to anybody else."""
+    return 1 < crew_size(device) == usable_cores()
+
+
 def keep_on() -> None:
     """What takes long calls it in between: it ends work that nobody waits for any more."""
     left = getattr(_thread, "left", None)

@@ -95,6 +95,13 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return torch.nn.functional.linear(x, weight, bias)
 
 
+def linear_gelu_tanh(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """GELU, in its tanh form, of what `linear` gives."""
+    if _mode == "auto" and onednn.takes(x, weight, bias):
+        return onednn.linear(x, weight, bias, gelu_tanh=True)
+    return gelu_tanh(linear(x, weight, bias))
+
+
 _mode = "auto"
 set_kernels(os.environ.get("TEMPO_FAST_KERNELS", "auto"))
 

@@ -6,8 +6,6 @@ run as one dense batch; positions depend on the grid alone and are made once per
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torch.nn.functional import gelu
@@ -39,22 +37,20 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """fc1, GELU, fc2."""
+    """fc1, GELU (in its tanh form or exact), fc2."""
 
-    def __init__(
-        self,
-        sizes: tuple[int, int, int],
-        activation: Callable[[torch.Tensor], torch.Tensor],
-        **where,
-    ) -> None:
+    def __init__(self, sizes: tuple[int, int, int], *, tanh: bool, **where) -> None:
         super().__init__()
         inputs, hidden, outputs = sizes
         self.linear_fc1 = Linear(inputs, hidden, **where)
         self.linear_fc2 = Linear(hidden, outputs, **where)
-        self.activation = activation
+        self.tanh = tanh
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear_fc2(self.activation(self.linear_fc1(x)))
+        first = self.linear_fc1
+        if self.tanh:
+            return self.linear_fc2(ops.linear_gelu_tanh(x, first.weight, first.bias))
+        return self.linear_fc2(gelu(first(x)))
 
 
 class Block(nn.Module):
@@ -65,7 +61,7 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(config.width, EPS, **where)
         self.norm2 = LayerNorm(config.width, EPS, **where)
         self.attn = Attention(config, backend, **where)
-        self.mlp = MLP((config.width, config.ffn, config.width), ops.gelu_tanh, **where)
+        self.mlp = MLP((config.width, config.ffn, config.width), tanh=True, **where)
 
     def forward(
         self,
@@ -84,7 +80,7 @@ class Merger(MLP):
 
     def __init__(self, config: VisionConfig, *, norm_merged: bool, **where) -> None:
         self.merged = config.width * config.merge**2
-        super().__init__((self.merged, self.merged, config.out_width), gelu, **where)
+        super().__init__((self.merged, self.merged, config.out_width), tanh=False, **where)
         self.norm = LayerNorm(self.merged if norm_merged else config.width, EPS, **where)
         self.norm_merged = norm_merged
 
@@ -147,12 +143,22 @@ class VisionEncoder(nn.Module):
         weight = self.patch_embed["proj"].weight
         return weight.new_empty(count, grid[0] * grid[1], weight[0].numel())
 
+    def embed(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches [n, P, pixels] to [n, P, width], without their positions."""
+        return self.patch_embed["proj"](patches)
+
     def forward(
         self, patches: torch.Tensor, grid: tuple[int, int]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """`encode` of patches [n, P, pixels]."""
+        return self.encode(self.embed(patches), grid)
+
+    def encode(
+        self, embedded: torch.Tensor, grid: tuple[int, int]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Encode n temporal patches of one grid.
 
-        patches: [n, P, pixels] with P = h · w of grid (h, w), in merge-block order. Returns the
+        embedded: [n, P, width] with P = h · w of grid (h, w), in merge-block order. Returns the
         visual tokens [n, P / merge², out_width] and the deepstack features, one such tensor a
         deepstack layer.
         """
@@ -161,7 +167,7 @@ class VisionEncoder(nn.Module):
             tables = self._grid_tables(*grid)
             self._tables = {grid: tables}
         table, *turn = tables
-        x = self.patch_embed["proj"](patches) + table
+        x = embedded + table
         update, features = None, []
         for i, block in enumerate(self.blocks):
             keep_on()

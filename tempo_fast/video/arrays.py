@@ -25,6 +25,8 @@ def _check(pixels: np.ndarray, shape: str, what: str) -> None:
 class _Indexed(FrameSource):
     """The frames `indices` of pixels, uint8 [total, H, W, 3]."""
 
+    in_memory = True
+
     def __init__(
         self,
         pixels: np.ndarray,

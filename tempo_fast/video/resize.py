@@ -6,6 +6,7 @@ Every step starts from and ends in 8-bit values: fusing steps would change pixel
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from tempo_fast.errors import VideoError
 from tempo_fast.video.enlarge import resize_float, resize_planes
+from tempo_fast.video.handoff import Segment
 
 LONGEST_MULTIPLE = 16
 MAX_RATIO = 200
@@ -133,6 +135,15 @@ def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) ->
     return planes.numpy().astype(np.uint8, order="C", copy=False).transpose(1, 2, 0)
 
 
+def _by_steps(frame: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
+    for step in steps:
+        if step.by_pillow:
+            frame = _by_pillow(frame, step.height, step.width)
+        else:
+            frame = _by_torch(frame, step.height, step.width, torch.float32)
+    return frame
+
+
 def frame_size(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tuple[int, int]:
     """(height, width) that `resize_frame` gives a video frame of this size."""
     steps = plan_resize(height, width, limits)
@@ -144,12 +155,19 @@ def resize_frame(frame: np.ndarray, limits: FrameLimits = PUBLISHED) -> np.ndarr
 
     After the last of them its planes may follow one another in memory.
     """
-    for step in plan_resize(*frame.shape[:2], limits):
-        if step.by_pillow:
-            frame = _by_pillow(frame, step.height, step.width)
-        else:
-            frame = _by_torch(frame, step.height, step.width, torch.float32)
-    return frame
+    return _by_steps(frame, plan_resize(*frame.shape[:2], limits))
+
+
+def resize_frames(frames: torch.Tensor, steps: Sequence[tuple[int, int, bool]]) -> torch.Tensor:
+    """Resize the frames of a segment by steps of (height, width, by_pillow).
+
+    frames: uint8 [F, H, W, 3] on the CPU. Returns uint8 [F, h, w, 3], whose planes may follow one
+    another in memory.
+    """
+    resized = Segment(len(frames))
+    for row, frame in enumerate(frames.numpy()):
+        resized.fill(row, _by_steps(frame, [Step(*step) for step in steps]))
+    return resized.tensor()
 
 
 def image_size(

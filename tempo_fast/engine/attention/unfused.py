@@ -105,18 +105,24 @@ def _attend(
     for first in range(0, new, size):
         end = min(first + size, new)
         seen = min(total, math.ceil((past + end) / STEP) * STEP) if causal else total
-        sums = query.new_empty(*query.shape[:2], group * (end - first), 1, dtype=torch.float32)
-        each = (query[..., first:end, :], keys[:, :, :seen], values[:, :, :seen], sums)
-        for one in zip(*each, out[..., first:end, :], strict=True):
-            for q, k, v, s, into in zip(*one, strict=True):
-                # The heads of a group are rows of one product.
-                rows = q.reshape(-1, head_dim).float() * scale
-                powers = onednn.linear(rows, k.float(), None).exp2_()
-                if causal:
-                    powers.view(group, -1, seen)[..., past + first :].tril_()
-                torch.sum(powers, -1, keepdim=True, out=s)
-                mixed = onednn.linear(powers, v.float().t(), None)
-                torch.div(mixed.view_as(into), s.view(group, -1, 1), out=into)
+        # The heads of a group are rows of one product.
+        rows = (query[..., first:end, :].float() * scale).flatten(2, 3).flatten(0, 1)
+        sums = rows.new_empty(*rows.shape[:2], 1)
+        each = (
+            rows,
+            keys[:, :, :seen].float().flatten(0, 1),
+            values[:, :, :seen].float().mT.flatten(0, 1),
+            sums,
+            sums.view(-1, group, end - first, 1),
+        )
+        places = (part for one in out[..., first:end, :].unbind() for part in one.unbind())
+        # Little is done beside the products: whoever works beside this thread waits for its Python.
+        for q, k, v, s, parts, into in zip(*(x.unbind() for x in each), places, strict=True):
+            powers = onednn.linear(q, k, None).exp2_()
+            if causal:
+                powers.view(group, -1, seen)[..., past + first :].tril_()
+            torch.sum(powers, -1, keepdim=True, out=s)
+            torch.div(onednn.linear(powers, v, None).view_as(into), parts, out=into)
         if sums.numel():
             low, high = torch.aminmax(sums)
             if not (low >= LEAST and high <= MOST / max(largest, 1.0)):
