@@ -13,6 +13,8 @@ import torch
 from tempo_fast import TempoFastPipeline
 from tempo_fast.compression.captured import CapturedPrefill
 from tempo_fast.engine.streams import CudaLanes
+from tempo_fast.language_model.generation import Generation
+from tempo_fast.language_model.sampling import Sampler
 from tempo_fast.language_model.steps import BLOCK
 from tempo_kernels.launch import HAS_TRITON, INTERPRETED
 
@@ -146,20 +148,6 @@ def test_bfloat16_by_every_backend(
     assert len(pipe(frames, QUESTION, **options, max_new_tokens=3).token_ids) == 3
 
 
-def test_captured_steps_wait_once_a_block(make, gpu, frames):
-    pipe = make(graphs=True)
-    waits = []
-    with pipe.open(frames, **OPENING) as video:
-        for count in (1, 1, 1 + 2 * BLOCK):
-            gpu.waits.clear()
-            answer = video.ask(QUESTION, max_new_tokens=count)
-            waits.append(Counter(gpu.waits))
-    assert len(answer.token_ids) == 1 + 2 * BLOCK
-    # The clock looks at the stream for each token, when there is nothing left to wait for.
-    more = waits[2] - waits[1]
-    assert more.keys() == {"tolist", CLOCK} and more["tolist"] == 2
-
-
 CLOCK = "a stream's synchronize"  # at the end of a stage, for its seconds
 
 
@@ -189,17 +177,73 @@ def test_a_question_reads_the_device_once_before_its_prefill(
         assert [wait for wait in gpu.waits if wait != CLOCK] == [allocation]
 
 
-def test_a_plain_decode_step_waits_once(make, gpu, frames):
-    waits = []
-    with make(graphs=False).open(frames, **OPENING) as video:
-        for count in (1, 5):
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_decoding_waits_once_a_block(make, gpu, frames, graphs, temperature):
+    pipe = make(graphs=graphs)
+    waits = {}
+    with pipe.open(frames, **OPENING) as video:
+        for count in (1, 2, 3, 8, 1 + 3 * BLOCK):
             gpu.waits.clear()
-            answer = video.ask(QUESTION, max_new_tokens=count)
-            waits.append(Counter(gpu.waits))
-    assert len(answer.token_ids) == 5
-    more = waits[1] - waits[0]
-    # The clock looks at the stream for each token, when there is nothing left to wait for.
-    assert more == {"__int__": 4, CLOCK: 4}
+            answer = video.ask(QUESTION, max_new_tokens=count, temperature=temperature, seed=1)
+            assert len(answer.token_ids) == count
+            waits[count] = Counter(gpu.waits)
+    one = waits.pop(1)
+    for count, blocks in {2: 1, 3: 2, 8: 3, 1 + 3 * BLOCK: 6}.items():
+        # The clock looks at the stream for each token, when there is nothing left to wait for.
+        assert waits[count] - one == {"tolist": blocks, CLOCK: count - 1}
+
+
+@pytest.fixture
+def generate(make, gpu, monkeypatch):
+    """generate(most, stop tokens) → the tokens after a prompt on the GPU, without graphs, as an
+    iterator; and the steps queued, a list that grows meanwhile."""
+    steps, plain = [], Generation._extend
+
+    def extend(self, embeds):
+        steps.append(len(embeds))
+        return plain(self, embeds)
+
+    model = make().checkpoint.model
+    monkeypatch.setattr(Generation, "_extend", extend)
+
+    def generate(most, stop=()):
+        embeds = torch.randn(20, 96, generator=torch.Generator().manual_seed(0)).to("cuda")
+        steps.clear()
+        sampler = Sampler(1.0, 0.9, 3, embeds.device)
+        return Generation(model, embeds, most).tokens(sampler, frozenset(stop)), steps
+
+    return generate
+
+
+@pytest.fixture(scope="module")
+def whole(pipe):
+    """The tokens of the same prompt on the CPU."""
+    embeds = torch.randn(20, 96, generator=torch.Generator().manual_seed(0))
+    sampler = Sampler(1.0, 0.9, 3, embeds.device)
+    return list(Generation(pipe.checkpoint.model, embeds, 3 * BLOCK).tokens(sampler, frozenset()))
+
+
+def test_plain_blocks_give_the_hosts_tokens(generate, whole):
+    for most in (1, 2, BLOCK, BLOCK + 1, 3 * BLOCK):
+        tokens, steps = generate(most)
+        assert list(tokens) == whole[:most]
+        assert steps == [20] + [1] * (most - 1)
+
+
+def test_a_stop_token_within_a_plain_block_ends_the_answer(generate, whole):
+    for place in (0, 1, 2, BLOCK - 1, BLOCK, BLOCK + 3):
+        length = whole.index(whole[place]) + 1
+        tokens, steps = generate(3 * BLOCK, {whole[place]})
+        assert list(tokens) == whole[:length]
+        assert length <= len(steps) < 2 * length  # the prompt's is the first token's
+
+
+def test_leaving_a_plain_block_early_queues_no_more(generate, whole):
+    tokens, steps = generate(3 * BLOCK)
+    assert [next(tokens) for _ in range(3)] == whole[:3]
+    tokens.close()
+    assert steps == [20, 1, 1, 1] and next(tokens, None) is None
 
 
 def test_a_lane_that_waits_for_nothing_is_found_out(make, frames, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -9,7 +11,13 @@ from tempo_fast import ModelError, OptionError, TempoFastPipeline
 from tempo_fast.engine.graphs import STREAMS, WARM_UPS, EagerGraphs, RecordingStreams
 from tempo_fast.language_model.generation import Generation
 from tempo_fast.language_model.sampling import Sampler
-from tempo_fast.language_model.steps import BLOCK, CACHE_STEP, MOST_GRAPHS, StepPool
+from tempo_fast.language_model.steps import (
+    BLOCK,
+    CACHE_STEP,
+    MOST_GRAPHS,
+    StepPool,
+    block_sizes,
+)
 
 CPU = torch.device("cpu")
 SAMPLED = {"temperature": 1.0, "seed": 3}
@@ -84,14 +92,39 @@ def test_a_stop_token_within_a_block_ends_the_answer(pipe, recorded):
         assert generate(pipe, prompt(20), 3 * BLOCK, pool, stop=stop, **SAMPLED) == expected
 
 
-def test_tokens_come_in_blocks(pipe, recorded):
+def test_tokens_come_in_blocks_that_double(pipe, recorded):
     pool, recorder = recorded
     tokens = begin(pipe, prompt(5), 3 * BLOCK, pool)
     replays = []
-    for _ in range(BLOCK + 2):
+    for _ in range(2 * BLOCK + 1):
         next(tokens)
         replays.append(recorder.replays)
-    assert replays == [0] + [BLOCK] * BLOCK + [2 * BLOCK]
+    assert replays == [0] + [1] + [3] * 2 + [7] * 4 + [15] * 8 + [23]
+
+
+@pytest.mark.parametrize("most", [1, 2, BLOCK])
+@pytest.mark.parametrize("steps", [*range(2 * BLOCK), 1000])
+def test_fewer_steps_are_thrown_away_than_tokens_given(steps, most):
+    sizes, given = list(block_sizes(steps, most)), 1
+    assert sum(sizes) == steps and max(sizes, default=1) <= most
+    for size in sizes:
+        assert 1 <= size <= given
+        given += size
+    assert len(sizes) <= steps / most + math.log2(2 * most)
+
+
+def test_on_a_cpu_the_plain_loop_looks_at_each_token(pipe, monkeypatch):
+    steps, plain = [], Generation._extend
+
+    def extend(self, embeds):
+        steps.append(len(embeds))
+        return plain(self, embeds)
+
+    monkeypatch.setattr(Generation, "_extend", extend)
+    tokens = begin(pipe, prompt(5), 2 * BLOCK, None)
+    for given in range(2 * BLOCK):
+        next(tokens)
+        assert steps == [5] + [1] * given
 
 
 def test_the_cache_grows_and_the_graphs_follow(pipe, recorded):
@@ -138,15 +171,21 @@ def test_each_way_of_sampling_has_its_graph_and_few_are_kept(pipe, recorded):
     assert recorder.captures == MOST_GRAPHS + 3
 
 
-def test_logits_that_are_no_numbers_within_a_block_are_an_error(made_pipe):
+@pytest.mark.parametrize("captured", [True, False])
+@pytest.mark.parametrize(
+    "reads", [1, 2, 4]
+)  # after which the next step of the CPU is another block
+def test_logits_that_are_no_numbers_within_a_block_are_an_error(made_pipe, captured, reads):
     pipe = made_pipe()
-    pool = StepPool(pipe.checkpoint.model)
+    pool = StepPool(pipe.checkpoint.model) if captured else None
     tokens = begin(pipe, prompt(5), 30, pool)
-    next(tokens)
+    for _ in range(reads):
+        next(tokens)
     pipe.checkpoint.model.language_model.norm.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="not finite"):
         next(tokens)
-    assert len(pool._idle) == 1
+    if captured:
+        assert len(pool._idle) == 1
 
 
 def test_a_warm_up_starts_from_the_reset_state_and_leaves_it():

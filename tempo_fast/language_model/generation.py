@@ -15,6 +15,7 @@ from tempo_fast.language_model.steps import (
     CACHE_STEP,
     NOT_FINITE,
     StepPool,
+    block_sizes,
     unless_not_finite,
 )
 from tempo_fast.models.tempo import TempoModel
@@ -24,7 +25,7 @@ class Generation:
     """One prompt being answered: its kv cache and the logits of its next token.
 
     Making it runs the prefill. inputs_embeds: [L, E]. pool: captured decode steps to take; None
-    runs them one by one, the plain path. logits: [1, vocabulary] after the prompt.
+    runs them uncaptured, the plain path. logits: [1, vocabulary] after the prompt.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Generation:
     def tokens(self, sampler: Sampler, stop_tokens: frozenset[int]) -> Iterator[int]:
         """Generate up to max_new_tokens token ids; one in stop_tokens is given and is the last.
 
-        It can be done once.
+        It can be done once. Raises ModelError where a token's logits are not finite.
         """
         try:
             token = sampler(self.logits)
@@ -71,9 +72,9 @@ class Generation:
             if number in stop_tokens:
                 return
             if self._steps is None:
-                later = self._one_by_one(sampler, token)
+                later = self._plain_blocks(sampler, token)
             else:
-                later = self._in_blocks(sampler, number)
+                later = self._captured_blocks(sampler, number)
             for number in later:
                 yield number
                 if number in stop_tokens:
@@ -83,22 +84,24 @@ class Generation:
                 self._pool.give_back(self._steps)
                 self._steps = None
 
-    def _one_by_one(self, sampler: Sampler, token: torch.Tensor) -> Iterator[int]:
-        """The tokens after the first."""
-        for _ in range(self.max_new_tokens - 1):
-            self.logits = self._extend(self.model.language_model.embed(token))
-            token = sampler(self.logits)
-            yield _number(token, self.logits)
+    def _plain_blocks(self, sampler: Sampler, token: torch.Tensor) -> Iterator[int]:
+        """The tokens after the first [1]. A GPU is given a block of steps before the host waits for
+        their tokens, and those past the end are thrown away; a CPU gains nothing by that."""
+        most = BLOCK if token.device.type == "cuda" else 1
+        for count in block_sizes(self.max_new_tokens - 1, most):
+            numbers = []
+            for _ in range(count):
+                self.logits = self._extend(self.model.language_model.embed(token))
+                token = sampler(self.logits)
+                numbers.append(unless_not_finite(token, self.logits))
+            yield from map(_checked, torch.cat(numbers).tolist())
 
-    def _in_blocks(self, sampler: Sampler, last: int) -> Iterator[int]:
+    def _captured_blocks(self, sampler: Sampler, last: int) -> Iterator[int]:
         """The tokens after the first, by captured steps; those past the end are thrown away."""
-        left = self.max_new_tokens - 1
-        while left > 0:
-            tokens = self._steps.block(last, min(BLOCK, left), sampler)
-            for token in tokens:
+        for count in block_sizes(self.max_new_tokens - 1):
+            for token in self._steps.block(last, count, sampler):
                 last = _checked(token)
                 yield last
-            left -= len(tokens)
 
 
 NO_NUMBERS = (

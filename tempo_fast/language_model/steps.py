@@ -1,5 +1,5 @@
-"""Decode steps in blocks: each is one replay of a captured graph, sampling included, and the host
-looks at the tokens of a block at once.
+"""Decode steps in blocks, whose tokens the host looks at together: how large those are, and steps
+that are each one replay of a captured graph, sampling included.
 
 The graph reads and writes buffers that stay: the kv cache, the last token, its position, where in
 the block it is. A graph is captured for each bucket of cached length and way of sampling.
@@ -8,7 +8,7 @@ the block it is. A graph is captured for each bucket of cached length and way of
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -18,7 +18,7 @@ from tempo_fast.engine.step import Step
 from tempo_fast.language_model.sampling import Sampler
 from tempo_fast.models.tempo import TempoModel
 
-# Steps that are queued before the host looks for a stop token.
+# Steps at most that are queued before the host looks for a stop token.
 BLOCK = 8
 # Tokens that a kv cache grows by, so that a long limit costs memory only when it is used, and that
 # the attention of a captured step is rounded up to.
@@ -128,6 +128,20 @@ class StepPool:
         with self._lock:
             if not self._idle:
                 self._idle.append(steps)
+
+
+def block_sizes(steps: int, most: int = BLOCK) -> Iterator[int]:
+    """Steps of each block, together `steps`: 1, 2, 4 and so on, up to `most`.
+
+    So fewer are thrown away behind a stop token than tokens were given before its block, and a
+    short answer, or the beginning of one that is streamed, is not kept waiting for a whole block.
+    """
+    size = 1
+    while steps > 0:
+        count = min(size, steps)
+        yield count
+        steps -= count
+        size = min(2 * size, most)
 
 
 def unless_not_finite(token: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
