@@ -105,6 +105,13 @@ def made_pipe(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
+def clip() -> Path:
+    """A short video file, where PyAV is installed to read it."""
+    pytest.importorskip("av")
+    return GOLDEN / "clip.mp4"
+
+
+@pytest.fixture(scope="session")
 def clip_frames() -> np.ndarray:
     """A short array video of five segments, the last of one frame."""
     return make_frames(33, 90, 160, 20)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .needs import needs_av
+
 ROOT = Path(__file__).parents[1]
 WAYS = ("tempo_fast", "published", "pyav", "torchcodec", "our_torchcodec", "nvdec", "one_core")
 
@@ -14,6 +16,7 @@ def bench(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
+@needs_av
 def test_every_way_gives_the_same_patches(tmp_path):
     done = bench("-o", f"cache_dir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -29,6 +32,7 @@ def test_every_way_gives_the_same_patches(tmp_path):
     assert made == ["160x96-gop24-200000-4s-1.mp4", "160x96-gop24-200000-4s-3.mp4"]
 
 
+@needs_av
 def test_only_some_ways(tmp_path):
     done = bench("-o", f"cache_dir={tmp_path}", "--video-ways", "pyav", "-k", "not 12")
     assert done.returncode == 0, done.stdout + done.stderr

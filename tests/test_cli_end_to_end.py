@@ -30,6 +30,7 @@ def tempo_fast(*argv: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    pytest.importorskip("av")  # the commands are other processes, which can't skip
     saved = tmp_path_factory.mktemp("answer") / "answer.json"
     command = ("answer", CLIP, QUESTION, "--model", MODEL, *LOADING)
     return tempo_fast(*command, "--max-new-tokens", 6, "--output", saved), saved

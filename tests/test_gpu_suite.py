@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from .needs import needs_av
+
 ROOT = Path(__file__).parents[1]
 SUITE = ROOT / "benchmarks" / "gpu_suite.sh"
 needs_timeout = pytest.mark.skipif(not shutil.which("timeout"), reason="needs coreutils' timeout")
@@ -27,6 +29,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 @needs_timeout
+@needs_av
 def test_dry_run(tmp_path):
     """Some of its steps; `benchmarks/gpu_suite.sh --dry` runs all."""
     steps = "kernels,sanitizer,bench-stages,report"

@@ -225,10 +225,10 @@ def test_rows_off_the_device_give_the_same_answers(
     assert again.token_ids == answer.token_ids
 
 
-def test_a_video_that_is_read_again_keeps_its_source_until_it_is_closed(pipe, golden, set_meter):
+def test_a_video_that_is_read_again_keeps_its_source_until_it_is_closed(pipe, clip, set_meter):
     set_meter(FakeMeter(1))
     reports = []
-    video = pipe.open(golden / "clip.mp4", progress=lambda *report: reports.append(report))
+    video = pipe.open(clip, progress=lambda *report: reports.append(report))
     assert reports == [] and video.timings["decode"] == 0
     answers = [
         video.ask(QUESTION, max_new_tokens=2, progress=lambda *report: reports.append(report))

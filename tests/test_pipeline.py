@@ -23,8 +23,7 @@ from tempo_fast.options import AskOptions, OpenOptions
 QUESTION = "What color is the ball?"
 
 
-def test_ask_equals_a_fresh_pipe(pipe, golden):
-    clip = golden / "clip.mp4"
+def test_ask_equals_a_fresh_pipe(pipe, clip):
     questions = ("What moves?", "When does it stop?", "What moves?")
     with pipe.open(clip) as video:
         asked = [video.ask(q, max_new_tokens=8, visual_token_budget=60) for q in questions]
@@ -33,8 +32,8 @@ def test_ask_equals_a_fresh_pipe(pipe, golden):
         assert answer.to_dict() | {"timings": {}} == fresh.to_dict() | {"timings": {}}
 
 
-def test_answer_holds_what_a_caller_needs(pipe, golden):
-    answer = pipe(golden / "clip.mp4", QUESTION, max_new_tokens=4)
+def test_answer_holds_what_a_caller_needs(pipe, clip):
+    answer = pipe(clip, QUESTION, max_new_tokens=4)
     assert isinstance(answer, Answer)
     assert answer.segments[0][0] == 0
     assert len(answer.segments) == len(answer.relevance) == len(answer.allocations) == 4
@@ -45,8 +44,8 @@ def test_answer_holds_what_a_caller_needs(pipe, golden):
     assert json.loads(json.dumps(answer.to_dict()))["text"] == answer.text
 
 
-def test_a_later_question_does_not_pay_for_the_video(pipe, golden):
-    with pipe.open(golden / "clip.mp4") as video:
+def test_a_later_question_does_not_pay_for_the_video(pipe, clip):
+    with pipe.open(clip) as video:
         later = video.ask(QUESTION, max_new_tokens=1)
     assert video.timings["vision"] > 0
     for stage in ("decode", "resize", "vision"):
@@ -113,12 +112,12 @@ def test_images_come_as_path_array_or_pil(pipe, golden_case, tmp_path):
     assert answers[0].allocations == [16]
 
 
-def test_options_of_opening_reach_the_video(pipe, golden):
-    with pipe.open(golden / "clip.mp4", max_frames=12, frame_windows=4) as video:
+def test_options_of_opening_reach_the_video(pipe, clip):
+    with pipe.open(clip, max_frames=12, frame_windows=4) as video:
         assert len(video.segments) == 3
-    with pipe.open(golden / "clip.mp4", clip=(5, 9), video_fps=1.0) as video:
+    with pipe.open(clip, clip=(5, 9), video_fps=1.0) as video:
         assert video.segments[-1][1] == pytest.approx(4, abs=0.2)
-    with pipe.open(golden / "clip.mp4", max_frames=24, frame_windows=8, frame_stride=4) as video:
+    with pipe.open(clip, max_frames=24, frame_windows=8, frame_stride=4) as video:
         starts = [start for start, _ in video.segments]
         assert len(starts) == 6
         assert starts[1] == pytest.approx(video.segments[0][1] / 2)
@@ -177,8 +176,8 @@ def test_a_question_must_be_text(pipe, clip_frames, query):
         pipe(clip_frames, query, fps=2.0)
 
 
-def test_max_frames_below_min_frames_wins(pipe, golden):
-    with pipe.open(golden / "clip.mp4", max_frames=2) as video:
+def test_max_frames_below_min_frames_wins(pipe, clip):
+    with pipe.open(clip, max_frames=2) as video:
         assert len(video.segments) == 1
 
 

@@ -16,6 +16,8 @@ from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.options import OpenOptions
 from tempo_fast.video import load_frames, open_source, remote
 
+from .needs import needs_av
+
 CLIP = Path(__file__).parent / "golden" / "clip.mp4"
 
 
@@ -72,6 +74,7 @@ def options(**changes):
     return OpenOptions(**{"allow_remote": True, "allow_private": True, **changes})
 
 
+@needs_av
 def test_a_video_is_fetched_read_and_removed(server, folder):
     expected, rate = load_frames(CLIP)
     with open_source(server.address("/clip.mp4"), options()) as source:
@@ -85,6 +88,7 @@ def test_a_video_is_fetched_read_and_removed(server, folder):
     assert list(folder.iterdir()) == []
 
 
+@needs_av
 def test_without_a_length_and_without_a_name(server):
     server.answers["/watch"] = answer(CLIP.read_bytes(), length=False, Content_Type="video/mp4")
     assert open_source(server.address("/watch"), options()).count == load_frames(CLIP)[0].shape[0]
@@ -97,6 +101,7 @@ def test_other_kinds(server, tmp_path):
     assert open_source(server.address("/frames.npy"), options()).count == 5
 
 
+@needs_av
 def test_letters_that_happen_to_be_in_a_video(server):
     body = CLIP.read_bytes() + b"\0\0\0\x10free<MPD " + b"\0" * 3
     server.answers["/clip.mp4"] = answer(body)
@@ -121,6 +126,7 @@ def test_other_schemes(scheme):
         open_source(f"{scheme}:///etc/passwd", options())
 
 
+@needs_av
 def test_redirects_are_followed_a_few_times(server):
     server.answers["/a"] = answer(status=302, Location="/b?c=1")
     server.answers["/b"] = answer(status=307, Location=server.address("/clip.mp4"))
@@ -145,6 +151,7 @@ def test_redirects_that_are_refused(server, location, message):
         open_source(server.address("/a"), options())
 
 
+@needs_av
 def test_every_redirect_is_checked(server, monkeypatch):
     monkeypatch.setattr(remote, "is_public", lambda address: address == "127.0.0.1")
     with Server(("127.0.0.2", 0), Handler) as inner:
@@ -166,6 +173,7 @@ def test_one_private_address_of_a_name_is_enough_to_refuse_it(monkeypatch):
         open_source("http://two.example/a.mp4", OpenOptions(allow_remote=True))
 
 
+@needs_av
 def test_the_checked_address_is_the_one_connected_to(server, monkeypatch):
     names = []
 
@@ -225,6 +233,7 @@ def test_addresses_that_are_public(address):
     assert remote.is_public(address)
 
 
+@needs_av
 def test_limits_of_size(server):
     size = len(CLIP.read_bytes())
     server.answers["/unsaid.mp4"] = answer(CLIP.read_bytes(), length=False)
@@ -318,6 +327,7 @@ def secure(server, request, tmp_path_factory):
     return f"https://127.0.0.1:{server.server_port}", str(certificate)
 
 
+@needs_av
 def test_https(server, secure, monkeypatch):
     address, certificate = secure
     monkeypatch.setenv("SSL_CERT_FILE", certificate)
