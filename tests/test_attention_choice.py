@@ -29,11 +29,19 @@ GPU = torch.device("cuda")
 
 @pytest.fixture
 def gpu_of(monkeypatch):
-    """Pretends a GPU of a compute capability, with every package but those in `without`."""
+    """Pretends a GPU of a compute capability, with every package but those in `without`. fused:
+    whether PyTorch has its own kernels. cudnn: its version, None without it, or what is wrong."""
 
     fake.install(monkeypatch)
 
-    def pretend(*capability, without=(), fused=True):
+    def pretend(*capability, without=(), fused=True, cudnn=91900):
+        def version():
+            if isinstance(cudnn, Exception):
+                raise cudnn
+            return cudnn
+
+        monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: cudnn is not None)
+        monkeypatch.setattr(torch.backends.cudnn, "version", version)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: fused)
         for can_use in ("can_use_cudnn_attention", "can_use_flash_attention"):
@@ -138,9 +146,32 @@ def test_a_package_without_what_is_called_counts_as_missing(monkeypatch, gpu_of)
     assert "at most 256; it is 260" in found["varlen"]
 
 
+@pytest.mark.parametrize(
+    ("cudnn", "lacking"),
+    [
+        (None, "needs a PyTorch built with cuDNN"),
+        (RuntimeError("another one"), "needs the cuDNN that PyTorch comes with (another one)"),
+        (91002, "needs cuDNN 9.15.1 or newer; this one is 9.10.2"),
+        (91500, "needs cuDNN 9.15.1 or newer; this one is 9.15.0"),
+        (91501, "available"),
+    ],
+)
+def test_cudnn_is_asked_for_before_it_is_chosen(gpu_of, monkeypatch, cudnn, lacking):
+    gpu_of(9, 0, without=(FA3,), cudnn=cudnn)
+    site = Site(GPU, torch.bfloat16, 64)
+    assert availability(DENSE, site)["cudnn"] == lacking
+    assert choose_dense(site).name == ("cudnn" if lacking == "available" else "fa2")
+    monkeypatch.setenv("TEMPO_FAST_VISION_ATTENTION", "cudnn")
+    if lacking != "available":
+        with pytest.raises(OptionError, match=r"can't run on cuda: needs .*cuDNN"):
+            choose_dense(site)
+
+
 def test_pytorchs_own_reason_is_given(monkeypatch):
     """On CPU tensors PyTorch says no by itself."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: dense.OLDEST_CUDNN)
     sample = dense._sample
     cpu = Site(torch.device("cpu"), torch.bfloat16, 64)
     monkeypatch.setattr(dense, "_sample", lambda site: sample(cpu))
