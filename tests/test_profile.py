@@ -21,7 +21,10 @@ UUID = "12345678-1234-1234-1234-123456789abc"
 
 
 class FakeNvml:
-    """An NVML of one GPU that draws 10 W more at every reading and doesn't tell its energy."""
+    """An NVML of one GPU that draws 10 W more at every reading and doesn't tell its energy.
+
+    mig: whether the GPU is cut into instances. instance: its one instance's UUID.
+    """
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
 
@@ -31,39 +34,71 @@ class FakeNvml:
     class NVMLError_NotSupported(NVMLError):  # noqa: N801, N818 - NVML's name
         pass
 
-    def __init__(self, *, energy: bool = False, broken: bool = False) -> None:
+    class NVMLError_NotFound(NVMLError):  # noqa: N801, N818
+        pass
+
+    def __init__(
+        self,
+        *,
+        energy: bool = False,
+        broken: bool = False,
+        mig: bool | None = None,
+        instance: str | None = None,
+    ) -> None:
         self.energy, self.broken = energy, broken
+        self.mig, self.known = mig, {f"GPU-{UUID}": "whole", f"MIG-{instance}": "instance"}
         self.power, self.asked = 90_000, ""
 
     def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
         self.asked = uuid
-        return "handle"
+        if uuid not in self.known:
+            raise self.NVMLError_NotFound
+        return self.known[uuid]
+
+    def nvmlDeviceGetMigMode(self, handle):  # noqa: N802
+        if self.mig is None:
+            raise self.NVMLError_NotSupported
+        return int(self.mig), 0
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle):  # noqa: N802
+        assert handle == "instance"
+        return "whole"
 
     def nvmlDeviceGetPowerUsage(self, handle):  # noqa: N802
+        assert handle == "whole"
         if self.broken:
             raise self.NVMLError("GPU is lost")
         self.power += 10_000
         return self.power
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle):  # noqa: N802
+        assert handle == "whole"
         if not self.energy:
             raise self.NVMLError_NotSupported
         return self.power * 2
 
     def nvmlDeviceGetClockInfo(self, handle, kind):  # noqa: N802
+        assert handle == "whole"
         return {1: 1980, 2: 3201}[kind]
 
     def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
-        return SimpleNamespace(used=5 * 2**30)
+        return SimpleNamespace(used={"whole": 5 * 2**30, "instance": 2**30}[handle])
 
     def nvmlDeviceGetUtilizationRates(self, handle):  # noqa: N802
+        if self.mig:
+            raise self.NVMLError_NotSupported
         return SimpleNamespace(gpu=80, memory=30)
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     """A CUDA device with a UUID."""
-    facts = SimpleNamespace(uuid=UUID)
+    return named(monkeypatch, UUID)
+
+
+def named(monkeypatch, uuid):
+    """A CUDA device of which torch reports this UUID."""
+    facts = SimpleNamespace(uuid=uuid)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
     return torch.device("cuda", 0)
 
@@ -81,6 +116,7 @@ def test_a_gpu_is_read_while_the_work_runs(gpu):
     assert summary["sm_clock_mhz"] == {"mean": 1980, "max": 1980, "min": 1980}
     assert summary["memory_clock_mhz"]["mean"] == 3201
     assert summary["memory_used_bytes"]["max"] == 5 * 2**30
+    assert summary["mig"] is None
     assert summary["utilisation_percent"]["mean"] == 80
     assert summary["memory_utilisation_percent"]["mean"] == 30
 
@@ -98,6 +134,38 @@ def test_a_failing_gpu_is_an_error_after_the_work(gpu):
         pass
     with pytest.raises(ValueError, match="the work"), GpuSampler(FakeNvml(broken=True), gpu):
         raise ValueError("the work's own comes first")
+
+
+PART = "87654321-1234-1234-1234-123456789abc"
+
+
+@pytest.mark.parametrize("reported", [PART, f"MIG-{PART}"])
+def test_of_a_mig_instance_only_the_memory_is_its_own(monkeypatch, reported):
+    fake = FakeNvml(energy=True, mig=True, instance=PART)
+    with GpuSampler(fake, named(monkeypatch, reported)) as sampler:
+        pass
+    summary = sampler.summary()
+    assert fake.asked == f"MIG-{PART}"
+    assert summary["mig"] == "a MIG instance: power, energy and clocks are those of its whole GPU"
+    assert summary["memory_used_bytes"]["max"] == 2**30
+    assert summary["power_w"]["min"] == 100 and summary["sm_clock_mhz"]["mean"] == 1980
+    assert summary["energy_j"] is not None
+    assert summary["utilisation_percent"] is summary["memory_utilisation_percent"] is None
+
+
+@pytest.mark.parametrize(("mig", "said"), [(True, "all figures are those"), (False, None)])
+def test_a_gpu_that_can_be_cut_into_instances(monkeypatch, mig, said):
+    """CUDA may name the GPU that an instance is part of."""
+    with GpuSampler(FakeNvml(mig=mig), named(monkeypatch, f"GPU-{UUID}")) as sampler:
+        pass
+    found = sampler.summary()["mig"]
+    assert said in found if said else found is None
+
+
+@pytest.mark.parametrize("reported", [PART, f"GPU-{PART}", f"MIG-{PART}"])
+def test_a_device_that_nvml_does_not_know_is_an_error(monkeypatch, reported):
+    with pytest.raises(FakeNvml.NVMLError_NotFound):
+        GpuSampler(FakeNvml(), named(monkeypatch, reported))
 
 
 def test_no_driver_is_said(monkeypatch):
@@ -187,9 +255,17 @@ def test_tables_show_the_gpu():
         "first_token_seconds": 1.0,
         "stages": {"vision": 0.5},
         "operators": [{"name": "mm", "calls": 4, "host_seconds": 0.1, "device_seconds": 0.25}],
-        "gpu": {"samples": 5, "energy_j": None, "power_w": {"mean": 500, "max": 700, "min": 90}},
+        "gpu": {
+            "samples": 5,
+            "mig": None,
+            "energy_j": None,
+            "power_w": {"mean": 500, "max": 700, "min": 90},
+        },
         "peak_bytes": 123456,
     }
     text = tables.render(summary)
     for part in ("NVIDIA H200", "25.0%", "250.00", "not offered", "700", "123,456"):
         assert part in text
+    assert "MIG" not in text
+    summary["gpu"]["mig"] = "a MIG instance: as it is"
+    assert "\na MIG instance: as it is\n" in tables.render(summary)

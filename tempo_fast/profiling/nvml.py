@@ -31,12 +31,13 @@ class GpuSampler:
     """Reads a GPU in a thread of its own while a `with` block runs; `summary` is for afterwards.
 
     nvml: pynvml, initialised. device: the CUDA device. interval: seconds between two readings.
-    A figure that this GPU doesn't offer is None in the summary.
+    A figure that this GPU doesn't offer is None in the summary. Of a MIG instance NVML has the
+    memory only: power, energy and clocks are then those of the whole GPU, and the summary says so.
     """
 
     def __init__(self, nvml: ModuleType, device: torch.device, interval: float = INTERVAL) -> None:
         self._nvml = nvml
-        self._handle = _handle(nvml, device)
+        self._handle, self._whole, self._mig = _handles(nvml, device)
         self._interval = interval
         self._readings: dict[str, list[float]] = defaultdict(list)
         self._energy: list[float | None] = []
@@ -68,10 +69,10 @@ class GpuSampler:
             self._error = error
 
     def _once(self) -> dict[str, float | None]:
-        nvml, handle = self._nvml, self._handle
+        nvml, handle, whole = self._nvml, self._handle, self._whole
         utilisation = self._read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
         return {
-            "power_w": self._read(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
+            "power_w": self._read(lambda: nvml.nvmlDeviceGetPowerUsage(whole) / 1e3),
             "sm_clock_mhz": self._clock("NVML_CLOCK_SM"),
             "memory_clock_mhz": self._clock("NVML_CLOCK_MEM"),
             "memory_used_bytes": self._read(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used),
@@ -81,10 +82,10 @@ class GpuSampler:
 
     def _clock(self, kind: str) -> float | None:
         nvml = self._nvml
-        return self._read(lambda: nvml.nvmlDeviceGetClockInfo(self._handle, getattr(nvml, kind)))
+        return self._read(lambda: nvml.nvmlDeviceGetClockInfo(self._whole, getattr(nvml, kind)))
 
     def _millijoules(self) -> float:
-        return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
+        return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._whole)
 
     def _read(self, read: Callable[[], Any]) -> Any:
         try:
@@ -93,12 +94,14 @@ class GpuSampler:
             return None
 
     def summary(self) -> dict:
-        """{"samples", "energy_j", NAME: {"mean", "max", "min"}, …}; None for what isn't offered."""
+        """{"samples", "mig", "energy_j", NAME: {"mean", "max", "min"}, …}; None for what isn't
+        offered. mig: which figures are those of more than the device; None without MIG."""
         begin, end = self._energy
         names = ("power_w", "sm_clock_mhz", "memory_clock_mhz", "memory_used_bytes")
         names += ("utilisation_percent", "memory_utilisation_percent")
         return {
             "samples": max(map(len, self._readings.values()), default=0),
+            "mig": self._mig,
             "energy_j": None if begin is None or end is None else (end - begin) / 1e3,
             **{name: _spread(self._readings.get(name)) for name in names},
         }
@@ -110,7 +113,32 @@ def _spread(values: list[float] | None) -> dict[str, float] | None:
     return {"mean": statistics.fmean(values), "max": max(values), "min": min(values)}
 
 
-def _handle(nvml: ModuleType, device: torch.device) -> Any:
+def _handles(nvml: ModuleType, device: torch.device) -> tuple[Any, Any, str | None]:
+    """NVML's handles of the device and of the whole GPU, and what to say of MIG.
+
+    Raises NVMLError where NVML doesn't know the device.
+    """
     # By its UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices and not NVML's.
     uuid = str(torch.cuda.get_device_properties(device).uuid)
-    return nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+    bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
+    if not uuid.startswith("MIG-"):
+        try:
+            whole = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}")
+        except nvml.NVMLError_NotFound:
+            if uuid.startswith("GPU-"):
+                raise
+            # torch writes a MIG instance's UUID without the letters that tell it from a GPU's.
+        else:
+            return whole, whole, _all_of(nvml, whole)
+    part = nvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
+    whole = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
+    return part, whole, "a MIG instance: power, energy and clocks are those of its whole GPU"
+
+
+def _all_of(nvml: ModuleType, whole: Any) -> str | None:
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(whole)
+    except nvml.NVMLError_NotSupported:
+        return None
+    # CUDA works on an instance then, and has named the GPU that it is part of.
+    return "a MIG instance: all figures are those of its whole GPU" if current else None

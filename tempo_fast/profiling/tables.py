@@ -62,8 +62,10 @@ def _gpu(summary: Mapping[str, Any]) -> list[str]:
     if "missing" in gpu:
         return [f"power, energy, clocks and utilisation not measured: {gpu['missing']}"]
     lines = [f"GPU, {gpu['samples']} readings: {'mean':>14} {'max':>14}"]
+    if gpu.get("mig") is not None:  # a summary of before has none
+        lines.append(gpu["mig"])
     for name, value in gpu.items():
-        if name in ("samples", "energy_j"):
+        if name in ("samples", "mig", "energy_j"):
             continue
         if value is None:
             lines.append(f"{name:28} not offered by this GPU")
