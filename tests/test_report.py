@@ -96,6 +96,7 @@ def test_figures_of_a_gpu(tmp_path):
     assert "av" not in text.split("versions:")[1].split("\n")[0]
 
 
+@pytest.mark.filterwarnings("error")  # matplotlib warns of a legend with nothing in it
 def test_a_line_over_frames_is_of_one_budget(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda self, x, y, *_, **more: drawn.append(x))
@@ -103,6 +104,25 @@ def test_a_line_over_frames_is_of_one_budget(monkeypatch, tmp_path):
     rows += [question("first question", 1024, 9.0) | {"budget": 4096}]
     plots.draw_frames(read_results([write(tmp_path / "x.json", rows)]))
     assert drawn == [[64, 256, 1024]] * 3  # engine, baseline, floor
+
+
+def test_a_side_that_the_first_row_lacks_is_in_the_legend(monkeypatch, tmp_path):
+    drawn = []
+    plain = plots._legend
+    monkeypatch.setattr(
+        plots,
+        "_legend",
+        lambda axes, **place: [plain(axes, **place), drawn.append(axes.get_legend())],
+    )
+    rows = [row("decode", baseline={"missing": "no PyAV"}), row("vision"), row("compress")]
+    for each in rows:
+        each["engine"]["tokens_per_second"] = each["baseline"]["tokens_per_second"] = 10.0
+    del rows[0]["baseline"]["tokens_per_second"]
+    results = read_results([write(tmp_path / "x.json", rows)])
+    for draw in (plots.draw_stages, plots.draw_tokens):
+        draw(results)
+    first, second = ({text.get_text() for text in legend.get_texts()} for legend in drawn)
+    assert first == {"engine", "baseline", "floor"} and second == {"engine", "baseline"}
 
 
 def test_settings_of_the_engine_have_a_table_of_their_own(tmp_path):

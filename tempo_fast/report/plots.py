@@ -39,12 +39,12 @@ def draw_stages(results: Sequence[Results]) -> bytes | None:
 
 
 def _stages(axes: Axes, title: str, stages: dict[str, Row]) -> None:
+    named: set[str] = set()
     for place, (_, row) in enumerate(stages.items()):
         for offset, side in ((-0.2, "engine"), (0.2, "baseline")):
             seconds = row.get(side, {}).get("seconds")
             if seconds is not None:
-                label = side if place == 0 else None
-                axes.barh(place + offset, seconds, 0.36, color=COLOURS[side], label=label)
+                _bar(axes, place + offset, seconds, side, named)
         if "floor" in row:
             floor = row["floor"]["seconds"]
             axes.plot([floor, floor], [place - 0.42, place + 0.42], color=FLOOR, linewidth=2)
@@ -57,7 +57,7 @@ def _stages(axes: Axes, title: str, stages: dict[str, Row]) -> None:
     axes.set_xlabel("seconds")
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(axis="x", color=RULE)
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
 
 
 def draw_frames(results: Sequence[Results]) -> bytes | None:
@@ -101,7 +101,7 @@ def _frames(axes: Axes, title: str, rows: list[Row]) -> None:
     axes.set_ylabel("seconds to the first token")
     axes.set_title(f"{title}, budget {budget}", loc="left", fontsize=10)
     axes.grid(color=RULE)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def draw_tokens(results: Sequence[Results]) -> bytes | None:
@@ -114,20 +114,31 @@ def draw_tokens(results: Sequence[Results]) -> bytes | None:
 
 
 def _tokens(axes: Axes, title: str, rows: list[Row]) -> None:
-    labels = []
+    labels, named = [], set()
     for place, row in enumerate(sorted(rows, key=lambda row: row.get("prompt_tokens", 0))):
         labels.append(f"{row['name']}, {row.get('frames', '?')} frames\n{_prompt(row)}")
         for offset, side in ((-0.2, "engine"), (0.2, "baseline")):
             rate = row.get(side, {}).get("tokens_per_second")
             if rate is not None:
-                label = side if place == 0 else None
-                axes.barh(place + offset, rate, 0.36, color=COLOURS[side], label=label)
+                _bar(axes, place + offset, rate, side, named)
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("tokens a second after the first")
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(axis="x", color=RULE)
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
+
+
+def _bar(axes: Axes, place: float, value: float, side: str, named: set[str]) -> None:
+    """A side's bar; the first one of a side names it in the legend."""
+    axes.barh(place, value, 0.36, color=COLOURS[side], label=None if side in named else side)
+    named.add(side)
+
+
+def _legend(axes: Axes, **place: Any) -> None:
+    """A legend, where something has a label."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, **place)
 
 
 def _prompt(row: Row) -> str:
