@@ -10,6 +10,8 @@ import torch
 from tempo_fast.engine.graphs import recording
 
 MEMINFO = Path("/proc/meminfo")
+# The name of torch's pool of memory for everything but graphs, which have pools of their own.
+COMMON_POOL = (0, 0)
 
 
 class Meter(ABC):
@@ -48,17 +50,29 @@ class HostMeter(Meter):
 
 
 class CudaMeter(Meter):
-    """A GPU's memory: what the driver has left and what torch's allocator holds unused."""
+    """A GPU's memory: what the driver has left and what torch's allocator holds unused.
+
+    What it holds for captured graphs is not free, used or not: only their replays write there.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._host = HostMeter()
 
     def free(self) -> int:
-        unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(
-            self._device
+        left = torch.cuda.mem_get_info(self._device)[0]
+        return left + self._unused()
+
+    def _unused(self) -> int:
+        device = self._device
+        if torch.cuda.get_allocator_backend() != "native":  # which alone tells its pools apart
+            return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return sum(
+            segment["total_size"] - segment["allocated_size"]
+            for segment in torch.cuda.memory_snapshot()
+            if segment["device"] == index and tuple(segment["segment_pool_id"]) == COMMON_POOL
         )
-        return torch.cuda.mem_get_info(self._device)[0] + unused
 
     def host_free(self) -> int | None:
         return self._host.free()
