@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from tempo_fast import OutOfMemoryError, TempoFastPipeline, VideoError
 from tempo_fast.compression.compressor import Compressor
@@ -26,6 +25,8 @@ from tempo_fast.engine.memory import (
 )
 from tempo_fast.engine.meter import HostMeter, Meter, is_out_of_memory
 from tempo_fast.models.decoder import Decoder
+
+from .peak import peak
 
 QUESTION = "What moves?"
 ASK = {"visual_token_budget": 40}
@@ -130,18 +131,6 @@ def test_memory_that_nobody_knows_is_enough(pipe):
 def test_two_chunks_in_flight_count_twice(pipe):
     one, two = plan(pipe, None), plan(pipe, None, in_flight=2)
     assert one.activations < two.activations < 2 * one.activations
-
-
-def peak(work):
-    """The most bytes that the CPU's allocator held at once for tensors made in `work`."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
-        work()
-    events = [e for e in run.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -50,6 +50,11 @@ class CapturedPrefill:
         self._chunks: dict[Shape, _Chunk] = {}
         self._turns = Turns(decoder.embed_tokens.device)
 
+    @property
+    def shapes(self) -> list[Shape]:
+        """Segments, tokens of each after the system part, and visual ones, of each kept chunk."""
+        return list(self._chunks)
+
     def prefill(
         self,
         rows: range,

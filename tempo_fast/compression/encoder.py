@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from tempo_fast.compression.captured import CapturedPrefill
+from tempo_fast.compression.captured import BUCKET, MOST_GRAPHS, CapturedPrefill
 from tempo_fast.compression.encoded import QUERY_ROOM, EncodedVideo, memory_work
 from tempo_fast.compression.plan import Segment, SegmentPlan
 from tempo_fast.compression.prompt import SegmentPrompt
@@ -18,9 +18,10 @@ from tempo_fast.engine.clock import Clock
 from tempo_fast.engine.crew import crew_size
 from tempo_fast.engine.graphs import graphs_for
 from tempo_fast.engine.kv_cache import KVCache
-from tempo_fast.engine.memory import MemoryPlan, plan_memory
+from tempo_fast.engine.memory import Captured, MemoryPlan, captured_bytes, plan_memory
 from tempo_fast.engine.meter import meter_of
 from tempo_fast.engine.streams import LaneMaker, Lanes, upload
+from tempo_fast.language_model.steps import MOST_GRAPHS as MOST_STEPS
 from tempo_fast.models.decoder import Deepstack
 from tempo_fast.models.tempo import TempoModel
 from tempo_fast.options import AskOptions
@@ -82,10 +83,21 @@ class SegmentEncoder:
             chunk_tokens=self.chunk_tokens,
             itemsize=self.model.memory_tokens.itemsize,
             weights=sum(tensor.nbytes for tensor in self.model.parameters()),
-            # A captured chunk keeps its memory beside those that are not captured.
-            in_flight=self.lanes.in_flight + (self.captured is not None),
+            in_flight=self.lanes.in_flight,
             threads=crew_size(self.device),
+            captured=self._captured_memory(),
         )
+
+    def _captured_memory(self) -> Captured | None:
+        if self.captured is None:
+            return None
+        config, itemsize = self.model.config, self.model.memory_tokens.itemsize
+        system = len(self.prompt.system)
+        held = sum(
+            captured_bytes(config, *shape, system=system, itemsize=itemsize)
+            for shape in self.captured.shapes
+        )
+        return Captured(MOST_GRAPHS, BUCKET, held, MOST_STEPS)
 
     def encode(
         self,

@@ -44,6 +44,21 @@ class Work:
         return self.system + self.visual + self.room
 
 
+@dataclass(frozen=True)
+class Captured:
+    """What captured graphs ask of the memory: each keeps its own, whether it runs or not.
+
+    chunks: of segments that are kept captured at most. bucket: what the tokens of a segment's
+    visual part are rounded up to in them. held: bytes that those there are keep already, which are
+    free no more. steps: decode steps that are kept captured at most.
+    """
+
+    chunks: int
+    bucket: int
+    held: int
+    steps: int
+
+
 @dataclass
 class MemoryPlan:
     """Bytes, and what was decided from them.
@@ -54,7 +69,8 @@ class MemoryPlan:
     placement: where the segments' keys and values are between questions: "device"; "host", in
     pinned memory, rows moved to the device chunk by chunk; "dropped", so that each question
     encodes the video again. threads: that work on chunks beside each other, on a CPU; it is in what
-    was counted. halved: how often memory ran out all the same and the chunk was halved.
+    was counted. halved: how often memory ran out all the same and the chunk was halved. graphs:
+    bytes that captured chunks and decode steps may come to keep beyond what they hold.
     """
 
     free: int | None
@@ -66,12 +82,13 @@ class MemoryPlan:
     placement: str
     threads: int = 1
     halved: int = 0
+    graphs: int = 0
 
     @property
     def needed(self) -> int:
         """Bytes on the device besides the weights."""
         kept = self.segment_cache if self.placement == "device" else 0
-        return kept + max(self.activations, self.language_model)
+        return kept + self.graphs + max(self.activations, self.language_model)
 
     def halve(self, tokens: int) -> None:
         """Memory ran out with chunks of `tokens` tokens: take smaller ones from now on."""
@@ -135,6 +152,35 @@ def _chunk_bytes(config: TempoConfig, work: Work, rows: int, itemsize: int) -> i
     return max(see, prefill) + block_bytes(work.row)
 
 
+def captured_bytes(
+    config: TempoConfig, rows: int, tokens: int, visual: int, *, system: int, itemsize: int
+) -> int:
+    """What a captured chunk keeps: its own rows of the cache, the buffers that it reads, and the
+    activations of a replay. rows: segments, each of `tokens` tokens after the system part, padding
+    included, and `visual` of them seen."""
+    compressor = config.compressor
+    cached = cache_bytes(compressor, rows * (system + tokens), itemsize)
+    seen = rows * visual * compressor.width * itemsize * (len(config.vision.deepstack) + 1)
+    numbers = 8 * (4 * rows * tokens + rows * visual)  # ids, three positions and an index
+    total = system + tokens
+    # In half precision there is a kernel that holds no scores.
+    scores = score_bytes(rows * compressor.heads, total, total) if itemsize == 4 else 0
+    return cached + seen + numbers + decoder_bytes(compressor, rows * tokens, itemsize) + scores
+
+
+def _graph_bytes(
+    config: TempoConfig, work: Work, captured: Captured, rows: int, itemsize: int
+) -> int:
+    """What graphs may come to keep beyond what they hold, with chunks of `rows` segments."""
+    chunks = min(captured.chunks, -(-work.segments // rows))
+    tokens = -(-work.visual // captured.bucket) * captured.bucket
+    each = captured_bytes(config, rows, tokens, work.visual, system=work.system, itemsize=itemsize)
+    decoder = config.language_model
+    step = decoder_bytes(decoder, 1, itemsize) + 2 * 4 * decoder.vocabulary
+    step += score_bytes(decoder.heads, 1, work.prompt + work.new)
+    return max(0, chunks * each - captured.held) + captured.steps * step
+
+
 def _language_bytes(config: TempoConfig, work: Work, itemsize: int, separate: bool) -> int:
     decoder = config.language_model
     cached = cache_bytes(decoder, work.prompt + work.new, itemsize)
@@ -156,16 +202,17 @@ def plan_memory(
     weights: int,
     in_flight: int = 1,
     threads: int = 1,
+    captured: Captured | None = None,
     loaded: bool = True,
 ) -> MemoryPlan:
     """Decide how large the chunks are and where the segments' keys and values stay.
 
     chunk_tokens: tokens that run at once where memory doesn't matter. itemsize: bytes of a value.
     in_flight: chunks that are worked on at the same time by each of at most `threads` threads.
-    loaded: whether the weights are on the device already. Where it doesn't fit, the chunk is
-    halved, down to one segment; then there is one thread; then the keys and values go to the host,
-    where that is elsewhere; then they are dropped. When even that is too much by this count, it is
-    tried all the same.
+    captured: what graphs keep beside those; None without graphs. loaded: whether the weights are on
+    the device already. Where it doesn't fit, the chunk is halved, down to one segment; then there
+    is one thread; then the keys and values go to the host, where that is elsewhere; then they are
+    dropped. When even that is too much by this count, it is tried all the same.
     """
     compressor = config.compressor
     row_bytes = cache_bytes(compressor, work.row, itemsize)
@@ -199,6 +246,7 @@ def plan_memory(
                 chunk_tokens=tokens,
                 placement=placement,
                 threads=beside,
+                graphs=_graph_bytes(config, work, captured, rows, itemsize) if captured else 0,
             )
             if free is None or plan.needed <= SHARE * free:
                 return plan
