@@ -32,6 +32,7 @@ from tempo_fast.options import AskOptions, OpenOptions, make_options, split_opti
 from tempo_fast.question import check_question, question_strategy
 from tempo_fast.session import Video
 from tempo_fast.stream import AnswerStream
+from tempo_fast.video.arrays import ArrayVideo
 from tempo_fast.video.frames import FrameSource, as_it_is
 from tempo_fast.video.resize import (
     frame_size,
@@ -40,7 +41,7 @@ from tempo_fast.video.resize import (
     resize_frame,
     resize_image,
 )
-from tempo_fast.video.segments import SegmentReader, depth_for, windows
+from tempo_fast.video.segments import HeldSegments, SegmentReader, depth_for, windows
 from tempo_fast.video.source import open_source
 
 AnyVideo = str | PathLike | np.ndarray | torch.Tensor | Image.Image
@@ -149,12 +150,10 @@ class TempoFastPipeline:
             return opened.compress(query, progress=progress, **vars(asking))
 
     def _crew_resizes(self, source: FrameSource, options: OpenOptions) -> bool:
-        """Whether the threads that encode do best to resize too: more would be in their way.
-
-        Others are where frames are decoded, and resize a frame once that is in two windows.
-        """
+        """Whether the threads that encode do best to take frames and resize them: others would be
+        in their way, and are needed only to decode, or to resize a frame once for two windows."""
         apart = options.stride >= options.frame_windows
-        return source.in_memory and apart and crew_has_all_cores(self.device)
+        return isinstance(source, ArrayVideo) and apart and crew_has_all_cores(self.device)
 
     def open(self, video: AnyVideo, *, progress: Progress | None = None, **options) -> Video:
         """Encode a video once, before any question.
@@ -181,6 +180,7 @@ class TempoFastPipeline:
                 strategy = question_strategy(self.config, asking, is_image=source.is_image)
                 segments = len(windows(source.count, options.frame_windows, options.stride))
                 check_question(self._prompt, query, asking, strategy, segments)
+            held = self._crew_resizes(source, options)
             limits = self.config.frames
             size, resize, resizing = (
                 partial(frame_size, limits=limits),
@@ -190,7 +190,7 @@ class TempoFastPipeline:
             if source.is_image:
                 size = partial(image_size, **self._image_limits)
                 resize = partial(resize_image, **self._image_limits)
-            elif uses_kernels(self.device) or self._crew_resizes(source, options):
+            elif uses_kernels(self.device) or held:
                 resize, resizing = as_it_is, plan_resize(source.height, source.width, limits)
             seen = size(source.height, source.width)
             plan = plan_segments(
@@ -206,17 +206,9 @@ class TempoFastPipeline:
             # Frames that the encoder resizes wait at their full size.
             waiting = (source.height, source.width) if resizing else seen
             frames = options.frame_windows + options.frame_windows % 2
-            read = _Reading(
-                source,
-                partial(
-                    SegmentReader,
-                    source,
-                    options.frame_windows,
-                    options.stride,
-                    resize=resize,
-                    depth=depth_for(options.frame_windows, *waiting),
-                ),
-            )
+            depth = depth_for(options.frame_windows, *waiting)
+            reader = HeldSegments if held else partial(SegmentReader, resize=resize, depth=depth)
+            read = _Reading(source, partial(reader, source, options.frame_windows, options.stride))
             asking = question[1] if question else AskOptions()
             memory = compressor.plan_memory(plan, 3 * frames * math.prod(waiting), asking)
             close_source = None
@@ -244,13 +236,15 @@ class TempoFastPipeline:
 class _Reading:
     """The segments of an open source, read from the start as often as it is called."""
 
-    def __init__(self, source: FrameSource, reader: Callable[[], SegmentReader]) -> None:
+    def __init__(
+        self, source: FrameSource, reader: Callable[[], SegmentReader | HeldSegments]
+    ) -> None:
         self._source = source
         self._reader = reader
         self._counted = 0.0
 
     @contextmanager
-    def __call__(self, clock: Clock) -> Iterator[SegmentReader]:
+    def __call__(self, clock: Clock) -> Iterator[SegmentReader | HeldSegments]:
         """The reader; its seconds are on the clock when the block has ended."""
         with self._reader() as reader:
             yield reader

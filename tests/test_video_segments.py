@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from tempo_fast.errors import OptionError, VideoError
-from tempo_fast.video.frames import FrameSource
-from tempo_fast.video.segments import SegmentReader, depth_for, windows
+from tempo_fast.options import OpenOptions
+from tempo_fast.video import open_source
+from tempo_fast.video.frames import FrameSource, as_it_is
+from tempo_fast.video.segments import HeldSegments, SegmentReader, depth_for, windows
 
 
 class Numbered(FrameSource):
@@ -315,3 +317,19 @@ def test_depth_or_workers_of_zero():
         SegmentReader(Numbered(8), 8, 8, depth=0)
     with pytest.raises(OptionError, match="workers"):
         SegmentReader(Numbered(8), 8, 8, workers=0)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 8), (16, 8), (21, 8), (5, 1), (9, 3)])
+def test_held_segments_are_those_of_a_reader(count, size):
+    frames = np.random.default_rng(0).integers(0, 256, (count, 20, 30, 3), np.uint8)
+    frames.flags.writeable = False
+    source = open_source(frames, OpenOptions(fps=2.0, clip=(0.0, 8.0)))
+    with HeldSegments(source, size, size) as held:
+        found = [list(window.split(2)) for window in held]
+    read = list(SegmentReader(source, size, size, resize=as_it_is))
+    assert [len(parts) for parts in found] == [len(window) // 2 for window in read]
+    for parts, window in zip(found, read, strict=True):
+        assert torch.equal(torch.cat(parts), window)
+    source.close()
+    with pytest.raises(VideoError, match="closed"):
+        list(next(iter(HeldSegments(source, size, size))).split(2))

@@ -110,7 +110,8 @@ class SegmentEncoder:
         """Run the vision encoder and the visual part of every segment, as its frames come in.
 
         windows: uint8 [frames, h, w, 3] of each segment in turn, an even number of frames, of the
-        size that plan.resizing starts from. memory.placement: "device" or "host".
+        size that plan.resizing starts from; on a CPU it is enough that `split` gives them.
+        memory.placement: "device" or "host".
         """
         with memory_explained("the segments' keys and values", self.meter):
             cache = self._new_rows(plan, memory)

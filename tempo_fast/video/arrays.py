@@ -25,8 +25,6 @@ def _check(pixels: np.ndarray, shape: str, what: str) -> None:
 class _Indexed(FrameSource):
     """The frames `indices` of pixels, uint8 [total, H, W, 3]."""
 
-    in_memory = True
-
     def __init__(
         self,
         pixels: np.ndarray,
@@ -73,6 +71,11 @@ class ArrayVideo(_Indexed):
             )
         first, last = clip_range(len(pixels), options.fps, options.clip)
         super().__init__(pixels, np.arange(first, last + 1), real_fps=float(options.fps))
+
+    def take(self, samples: np.ndarray) -> np.ndarray:
+        """The frames of these numbers, int [n], as a copy uint8 [n, height, width, 3]."""
+        self._check_open()
+        return self._pixels[self._indices[samples]]
 
 
 class NpyVideo(_Indexed):

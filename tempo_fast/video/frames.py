@@ -42,13 +42,11 @@ class FrameSource(ABC):
     count: sampled frames (F). height, width: of the frames as they are yielded, in pixels.
     real_fps: sampled frames a second. is_image: a single still image, which the model reads
     without time. shift: the most seconds between a sample's moment and its frame. decode_seconds:
-    time spent waiting for frames so far. in_memory: whether they cost nothing to read.
+    time spent waiting for frames so far.
 
     A context manager; `close` may be called more than once, and from then on iterating raises
     VideoError. Each iteration starts again at the first frame.
     """
-
-    in_memory = False
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ import torch
 
 from tempo_fast.errors import OptionError, VideoError
 from tempo_fast.threads import torch_in_one_thread, usable_cores
+from tempo_fast.video.arrays import ArrayVideo
 from tempo_fast.video.frames import FrameSource, Resize, as_it_is
 from tempo_fast.video.handoff import Handoff, Segment
 from tempo_fast.video.resize import resize_frame
@@ -225,3 +226,35 @@ class SegmentReader:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class HeldWindow:
+    """The frames of a segment where they are in memory; the last of an odd number counts twice."""
+
+    def __init__(self, source: ArrayVideo, window: Window) -> None:
+        self._source = source
+        self._samples = np.arange(window.start, window.end + (window.end - window.start) % 2)
+        self._samples[-1] = window.end - 1
+
+    def split(self, count: int) -> Iterator[torch.Tensor]:
+        """`count` frames after the others, uint8 [count, H, W, 3], copied when they are taken."""
+        for first in range(0, len(self._samples), count):
+            yield torch.from_numpy(self._source.take(self._samples[first : first + count]))
+
+
+class HeldSegments:
+    """As a `SegmentReader`, of frames in memory: no thread, nothing is copied or done ahead."""
+
+    resize_seconds = 0.0
+
+    def __init__(self, source: ArrayVideo, size: int, stride: int) -> None:
+        self._windows = [HeldWindow(source, cut) for cut in windows(source.count, size, stride)]
+
+    def __iter__(self) -> Iterator[HeldWindow]:
+        return iter(self._windows)
+
+    def __enter__(self) -> HeldSegments:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """There is nothing to stop."""
