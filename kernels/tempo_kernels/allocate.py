@@ -91,6 +91,18 @@ def largest(b_w, m_s, count):
     return b_above | (b_tied & (tl.cumsum(b_tied.to(tl.int32)) <= left))
 
 
+@triton.jit
+def write_shares(b_score, i_s, m_s, p_allocations, p_offsets, S, tokens, least, share, budget):
+    """Allocations and offsets of relevance [BLOCK_S], whose lanes i_s are; else as `share_out`."""
+    b_k, finite = share_out(b_score, m_s, S, tokens, least, share, budget)
+    # [BLOCK_S]
+    b_end = tl.cumsum(b_k)
+    b_end = tl.where(i_s < S - 1, b_end, tl.where(finite, b_end, -1))
+    tl.store(p_allocations + i_s, b_k.to(tl.int64), mask=m_s)
+    tl.store(p_offsets + i_s, tl.zeros_like(b_k).to(tl.int64), mask=i_s == 0)
+    tl.store(p_offsets + 1 + i_s, b_end.to(tl.int64), mask=m_s)
+
+
 @triton.jit(do_not_specialize=["S", "tokens", "least", "share", "budget"])
 def _allocate_kernel(
     p_relevance,
@@ -107,12 +119,7 @@ def _allocate_kernel(
     m_s = i_s < S
     # [BLOCK_S]
     b_score = tl.load(p_relevance + i_s, mask=m_s, other=0.0)
-    b_k, finite = share_out(b_score, m_s, S, tokens, least, share, budget)
-    b_end = tl.cumsum(b_k)
-    b_end = tl.where(i_s < S - 1, b_end, tl.where(finite, b_end, -1))
-    tl.store(p_allocations + i_s, b_k.to(tl.int64), mask=m_s)
-    tl.store(p_offsets + i_s, tl.zeros_like(b_k).to(tl.int64), mask=i_s == 0)
-    tl.store(p_offsets + 1 + i_s, b_end.to(tl.int64), mask=m_s)
+    write_shares(b_score, i_s, m_s, p_allocations, p_offsets, S, tokens, least, share, budget)
 
 
 def plan(segments: int, tokens: int, budget: int, min_tokens: int) -> tuple[int, int, int]:

@@ -26,8 +26,37 @@ from tempo_kernels.rounding import rounded
 
 DTYPES = (torch.float32, torch.bfloat16)
 MAX_WIDTH = 16384
-# One program a segment, and few segments: the latency of one row counts, not the throughput.
-NUM_WARPS = 4
+# One program a segment, and few segments: the latency of one row counts, not the throughput. Eight
+# values a thread at 2048, so that one load of bfloat16 is in flight for each tensor.
+NUM_WARPS = 8
+
+
+@triton.jit
+def score_segment(
+    i_s,
+    p_hidden,
+    p_index,
+    p_weight,
+    p_direction,
+    T,
+    eps,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The relevance of segment i_s, float32."""
+    dtype: tl.constexpr = p_hidden.dtype.element_ty
+    row = tl.load(p_index + i_s)
+    m_row = (row >= 0) & (row < T)
+    i_d = tl.arange(0, BLOCK_D)
+    m_d = i_d < D
+    m_x = i_d < tl.where(m_row, D, 0)
+    # [BLOCK_D]
+    b_x = tl.load(p_hidden + row * D + i_d, mask=m_x, other=0.0).to(tl.float32)
+    b_weight = tl.load(p_weight + i_d, mask=m_d, other=0.0).to(tl.float32)
+    b_direction = tl.load(p_direction + i_d, mask=m_d, other=0.0)
+    b_y = rounded(b_x * tl.rsqrt(tl.sum(b_x * b_x) / D + eps), dtype)
+    score = tl.sum(rounded(b_y * b_weight, dtype) * b_direction)
+    return tl.where(m_row, tl.sigmoid(score), float("nan"))
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -42,20 +71,20 @@ def _relevance_kernel(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    dtype: tl.constexpr = p_hidden.dtype.element_ty
     i_s = tl.program_id(0)
-    row = tl.load(p_index + i_s)
-    m_row = (row >= 0) & (row < T)
-    i_d = tl.arange(0, BLOCK_D)
-    m_d = i_d < D
-    m_x = i_d < tl.where(m_row, D, 0)
-    # [BLOCK_D]
-    b_x = tl.load(p_hidden + row * D + i_d, mask=m_x, other=0.0).to(tl.float32)
-    b_weight = tl.load(p_weight + i_d, mask=m_d, other=0.0).to(tl.float32)
-    b_direction = tl.load(p_direction + i_d, mask=m_d, other=0.0)
-    b_y = rounded(b_x * tl.rsqrt(tl.sum(b_x * b_x) / D + eps), dtype)
-    score = tl.sum(rounded(b_y * b_weight, dtype) * b_direction)
-    tl.store(p_relevance + i_s, tl.where(m_row, tl.sigmoid(score), float("nan")))
+    score = score_segment(i_s, p_hidden, p_index, p_weight, p_direction, T, eps, D, BLOCK_D)
+    tl.store(p_relevance + i_s, score)
+
+
+def check_scoring(hidden: Tensor, index: Tensor, weight: Tensor, direction: Tensor) -> None:
+    """Raises ValueError unless the arguments of `relevance` fit together."""
+    check_tensor("hidden", hidden, shape=(None, None), dtypes=DTYPES)
+    width, where = hidden.shape[1], hidden.device
+    check(0 < width <= MAX_WIDTH, f"hidden has width {width}; 1 to {MAX_WIDTH} is needed")
+    check_tensor("index", index, shape=(None,), dtypes=torch.int64, device=where)
+    check_tensor("weight", weight, shape=(width,), dtypes=hidden.dtype, device=where)
+    check_tensor("direction", direction, shape=(width,), dtypes=torch.float32, device=where)
+    check_indices("index", index, len(hidden))
 
 
 def relevance(
@@ -71,13 +100,8 @@ def relevance(
 
     out: float32 [S] to write to. Raises ValueError for arguments that don't fit together.
     """
-    check_tensor("hidden", hidden, shape=(None, None), dtypes=DTYPES)
+    check_scoring(hidden, index, weight, direction)
     width, where = hidden.shape[1], hidden.device
-    check(0 < width <= MAX_WIDTH, f"hidden has width {width}; 1 to {MAX_WIDTH} is needed")
-    check_tensor("index", index, shape=(None,), dtypes=torch.int64, device=where)
-    check_tensor("weight", weight, shape=(width,), dtypes=hidden.dtype, device=where)
-    check_tensor("direction", direction, shape=(width,), dtypes=torch.float32, device=where)
-    check_indices("index", index, len(hidden))
     segments = len(index)
     if out is None:
         out = torch.empty(segments, dtype=torch.float32, device=where)
