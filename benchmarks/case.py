@@ -20,6 +20,7 @@ class Call:
         ones and a rounding there may tip them; None for the reference's result.
     published: the published code's way to the same result, where a case has one (None in it stands
         for a part that only the kernel makes).
+    others: other launches for the same result as the kernel's, by name, to time beside it.
     """
 
     kernel: Callable[..., Any]
@@ -30,13 +31,14 @@ class Call:
     exact: bool = False
     expected: Callable[[Any], Any] | None = None
     published: Callable[..., Any] | None = None
+    others: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Case:
     """`build(make, **sizes)` gives the call to time; off the GPU, `small` replaces some sizes.
 
-    published: whether the call has the published code's way too.
+    published: whether the call has the published code's way too. others: the names of its others.
     """
 
     op: str
@@ -44,6 +46,7 @@ class Case:
     sizes: dict[str, int]
     small: dict[str, int]
     published: bool = False
+    others: tuple[str, ...] = ()
 
     def name(self, device: torch.device) -> str:
         sizes = " ".join(f"{name} {size}" for name, size in self._sizes(device).items())

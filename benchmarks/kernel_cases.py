@@ -8,6 +8,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -181,6 +182,7 @@ def _select(make: Make, segments: int) -> Call:
 
 
 def _assemble(make: Make, segments: int, vocabulary: int) -> Call:
+    """places first: two launches, where few segments need one."""
     table = make.normal(vocabulary, 2560)
     allocations, offsets, total = _kept(make, segments)
     before, after = make.integers(vocabulary, 20), make.integers(vocabulary, 40)
@@ -189,6 +191,7 @@ def _assemble(make: Make, segments: int, vocabulary: int) -> Call:
     room = total + len(tags)
     length = len(before) + room + len(after)
     projected = make.normal(total, 2560)
+    few = segments <= assemble.FEW_SEGMENTS
     return Call(
         assemble.assemble,
         assemble.assemble_ref,
@@ -196,6 +199,7 @@ def _assemble(make: Make, segments: int, vocabulary: int) -> Call:
         2 * length * 2560 * 2,
         {"length": length, "room": room},
         exact=True,
+        others={"places first": partial(assemble.assemble, places_first=True)} if few else {},
     )
 
 
@@ -272,6 +276,7 @@ CASES = [
         _assemble,
         {"segments": SEGMENTS, "vocabulary": 151936},
         {"segments": 8, "vocabulary": 1000},
+        others=("places first",),
     ),
     Case(
         "assemble",

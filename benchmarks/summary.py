@@ -64,6 +64,6 @@ def _kernels(terminal, rows: list[dict]) -> None:
         speed = f"{row['gb_per_s']:8.0f} GB/s = {row['share_of_copy']:4.0%} of copy"
         where = "" if row["captured"] else ", not capturable"
         terminal.write_line(
-            f"{row['name']:48} {row['implementation']:10} {row['device_us']:9.1f} µs {speed}"
+            f"{row['name']:48} {row['implementation']:12} {row['device_us']:9.1f} µs {speed}"
             f"  called and awaited {row['host_us']:.1f} µs{where}"
         )

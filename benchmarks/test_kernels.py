@@ -1,5 +1,5 @@
-"""Times each kernel against its reference, torch.compile of it and, where there is one, the
-published code's way.
+"""Times each kernel against its reference, torch.compile of it and, where there are any, other
+launches for the same result and the published code's way.
 
 `pytest benchmarks/test_kernels.py --benchmark-json=FILE`. On a GPU: device time of one call with a
 cold L2 cache, as a share of the copy bandwidth measured in the same run; a kernel or compiled
@@ -34,6 +34,7 @@ needs_gpu = pytest.mark.skipif(not CUDA, reason="not measured: no CUDA GPU here"
             ("reference", ()),
             ("compiled", needs_gpu),
             ("kernel", needs_gpu),
+            *((other, needs_gpu) for other in case.others),
             *((("published", ()),) if case.published else ()),
         )
     ],
@@ -57,7 +58,8 @@ def _implementation(call: Call, name: str) -> Callable[..., Any]:
     if name == "compiled":
         torch.compiler.reset()
         return torch.compile(call.reference, dynamic=False)
-    return {"kernel": call.kernel, "published": call.published}.get(name, call.reference)
+    ways = {"reference": call.reference, "kernel": call.kernel, "published": call.published}
+    return (ways | call.others)[name]
 
 
 def _time_on_device(benchmark, request, case, call, function, implementation) -> None:

@@ -32,6 +32,8 @@ def test_the_published_way_has_the_trios_results():
         check((torch.ones_like(scores), kept, None, rows), TRIO)
 
 
-def test_what_has_a_published_way_says_so():
+def test_what_has_other_ways_says_so():
     for case in CASES:
-        assert (case.call(DEVICE).published is not None) == case.published, case.op
+        call = case.call(DEVICE)
+        assert (call.published is not None) == case.published, case.op
+        assert tuple(call.others) == case.others, case.op

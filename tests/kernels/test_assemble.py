@@ -15,6 +15,7 @@ from tempo_kernels.allocate import allocate
 from tempo_kernels.assemble import assemble, assemble_ref, places, places_ref
 from tempo_kernels.select import select
 
+from .launches import record
 from .tolerances import limit
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -90,6 +91,28 @@ def test_moves_every_row_to_its_place(device, dtype, segments, width, text, tagg
     rows = assemble(**parts, length=len(expected), room=10**6, out=out)
     assert rows is out and torch.equal(rows, expected)
     assert torch.equal(assemble_ref(**parts, length=len(expected), room=10**6), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("segments", [1, 63, 128, 131])
+def test_places_found_first_or_on_the_way_are_the_same(device, dtype, segments):
+    parts = prompt(device, dtype, segments=segments, width=40)
+    length = len(by_parts(parts, 10**6))
+    for less in (0, 5):  # cut at its end too
+        where = {"length": length - less, "room": 10**6}
+        rows = [assemble(**parts, **where, places_first=first) for first in (False, True)]
+        assert torch.equal(*rows)
+        assert len(rows[0]) == length - less and rows[0].isfinite().all()
+
+
+def test_places_are_found_first_where_that_is_asked_for(device, monkeypatch):
+    parts = prompt(device, torch.float32, segments=3)
+    length = len(by_parts(parts, 10**6))
+    launches = record(monkeypatch)
+    for first in (False, True):
+        assemble(**parts, length=length, room=10**6, places_first=first)
+    names = [launch.name for launch in launches]
+    assert names == ["_assemble_kernel", "_places_kernel", "_assemble_kernel"]
 
 
 @pytest.mark.parametrize("segments", [6, 131])
