@@ -27,6 +27,7 @@ from tempo_kernels import (
     preprocess,
     qk_norm_rope,
     relevance,
+    relevance_allocate,
     rms_norm,
     rope_tables,
     sample,
@@ -166,6 +167,31 @@ def _allocate(make: Make, segments: int) -> Call:
     return Call(allocate.allocate, allocate.allocate_ref, (scores,), moved, keywords, exact=True)
 
 
+def _relevance_allocate(make: Make, segments: int) -> Call:
+    """Relevance and allocation; separate: in two launches."""
+    scoring, keywords = _scoring(make, segments), _allocation(segments)
+    done = torch.zeros(1, dtype=torch.int32, device=make.device)
+
+    def separate(*arguments: Any, **keywords: Any) -> tuple[Tensor, ...]:
+        *scored, _ = arguments
+        scores = relevance.relevance(*scored)
+        return scores, *allocate.allocate(scores, **keywords)
+
+    def expected(result: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        scores = relevance.relevance_ref(*scoring)
+        return scores, *allocate.allocate_ref(result[0], **keywords)
+
+    return Call(
+        relevance_allocate.relevance_allocate,
+        relevance_allocate.relevance_allocate_ref,
+        (*scoring, done),
+        _scoring_bytes(segments) + segments * (8 + 8),
+        keywords,
+        expected=expected,
+        others={"separate": separate},
+    )
+
+
 def _kept(make: Make, segments: int) -> tuple[Tensor, Tensor, int]:
     """Allocations, offsets and total of random scores."""
     scores = torch.sigmoid(make.normal(segments, dtype=torch.float32))
@@ -204,14 +230,22 @@ def _assemble(make: Make, segments: int, vocabulary: int) -> Call:
 
 
 def _trio(make: Make, segments: int) -> Call:
-    """Relevance, allocation and selection as the engine chains them, the total already known."""
+    """Relevance, allocation and selection as the engine chains them, the total already known.
+
+    fused: the first two in one launch.
+    """
     scoring, keywords = _scoring(make, segments), _allocation(segments)
     memory, weight = make.normal(segments, MEMORY, 2048), scoring[2]
     total = keywords["budget"]
+    done = torch.zeros(1, dtype=torch.int32, device=make.device)
 
     def kernel(*arguments: Any) -> tuple[Tensor, ...]:
         scores = relevance.relevance(*arguments)
         kept = allocate.allocate(scores, **keywords)
+        return scores, *kept, select.select(memory, *kept, weight, EPS, total=total)
+
+    def fused(*arguments: Any) -> tuple[Tensor, ...]:
+        scores, *kept = relevance_allocate.relevance_allocate(*arguments, done, **keywords)
         return scores, *kept, select.select(memory, *kept, weight, EPS, total=total)
 
     def after(scores: Tensor) -> tuple[Tensor, ...]:
@@ -231,7 +265,15 @@ def _trio(make: Make, segments: int) -> Call:
         return scores, kept, None, rows
 
     moved = _scoring_bytes(segments) + 2 * total * 2048 * 2
-    return Call(kernel, reference, scoring, moved, expected=expected, published=published)
+    return Call(
+        kernel,
+        reference,
+        scoring,
+        moved,
+        expected=expected,
+        published=published,
+        others={"fused": fused},
+    )
 
 
 def _to_patches(make: Make, frames: int, height: int, width: int) -> Call:
@@ -266,7 +308,28 @@ def _sample(make: Make, rows: int, vocabulary: int) -> Call:
 
 
 CASES = [
-    Case("trio", _trio, {"segments": SEGMENTS}, {"segments": 8}, published=True),
+    Case(
+        "trio",
+        _trio,
+        {"segments": SEGMENTS},
+        {"segments": 8},
+        published=True,
+        others=("fused",),
+    ),
+    Case(
+        "relevance_allocate",
+        _relevance_allocate,
+        {"segments": SEGMENTS},
+        {"segments": 8},
+        others=("separate",),
+    ),
+    Case(
+        "relevance_allocate",
+        _relevance_allocate,
+        {"segments": 4096},
+        {"segments": 131},
+        others=("separate",),
+    ),
     Case("relevance", _relevance, {"segments": SEGMENTS}, {"segments": 8}),
     Case("allocate", _allocate, {"segments": SEGMENTS}, {}),
     Case("allocate", _allocate, {"segments": 4096}, {}),

@@ -163,22 +163,24 @@ class Video:
             raise TempoError("the video is closed; open it again to ask more")
         ids = compressor.prompt.query(query)
         lazy = options.lazy and not strategy.needs_every_token
+        rule = {
+            "tokens": len(compressor.model.memory_tokens),
+            "budget": int(options.visual_token_budget),
+            "min_tokens": int(options.min_tokens),
+        }
+        # What the launch that scores may allocate by.
+        shared = rule if strategy.shares_by_relevance else None
         # Rows that can't keep the query are passed through the compressor once.
         if lazy := lazy and compressor.holds(video, len(ids)):
             with clock("compress"):
-                relevance = compressor.score(video, ids, progress)
+                scored = compressor.score(video, ids, progress, shared)
         else:
-            relevance, memory = compressor.score_and_write(video, ids, clock, progress)
+            scored, memory = compressor.score_and_write(video, ids, clock, progress, shared)
         with clock("allocate"):
-            allocation = strategy.allocate(
-                relevance,
-                tokens=len(compressor.model.memory_tokens),
-                budget=options.visual_token_budget,
-                min_tokens=options.min_tokens,
-            )
+            allocation = strategy.allocate(scored.relevance, **rule, shares=scored.shares)
         with clock("compress"):
             if lazy:
                 tokens = compressor.write(video, ids, allocation.kept, progress)
             else:
                 tokens = strategy.select(memory, allocation, compressor.decoder.norm)
-        return relevance, allocation, tokens
+        return scored.relevance, allocation, tokens

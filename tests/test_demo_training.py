@@ -175,7 +175,7 @@ def test_what_is_trained_is_what_the_engine_runs(tokenizer):
             memory_plan = compressor.plan_memory(plan, frames[0].numel(), AskOptions())
             video = compressor.encode(plan, memory_plan, frames, Clock(device))
             for number, query in enumerate(batch["queries"][film]):
-                relevance = compressor.score(video, query[query != PAD].tolist())
+                relevance = compressor.score(video, query[query != PAD].tolist()).relevance
                 torch.testing.assert_close(
                     scores[rows, number].sigmoid(), relevance, atol=2e-4, rtol=0
                 )

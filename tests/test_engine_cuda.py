@@ -34,6 +34,19 @@ def test_golden_answers(fast, case):
         assert answer.token_ids == case.tensors["generated_ids"].tolist()
 
 
+def test_golden_answers_where_one_launch_scores_and_allocates(golden, case, monkeypatch):
+    monkeypatch.setenv("TEMPO_FAST_ALLOCATION", "fused")
+    pipe = TempoFastPipeline.from_pretrained(golden / "checkpoint" / "tiny-tempo", device="cuda")
+    with pipe.open(case.video, **case.opening) as video:
+        for _ in range(2):  # the second finds the counter as the first left it
+            compressed = video.compress(case.query, **case.asking)
+            if "allocations" in case.tensors:
+                expected = case.tensors["allocations"].tolist()
+                assert compressed.allocations.tolist() == expected
+        answer = video.ask(case.query, **case.asking)
+    assert answer.token_ids == case.tensors["generated_ids"].tolist()
+
+
 @pytest.mark.parametrize("placement", ["host", "dropped"])
 def test_rows_off_the_device(fast, golden_case, monkeypatch, placement):
     monkeypatch.setattr("tempo_fast.engine.memory.PLACEMENTS", (placement,))

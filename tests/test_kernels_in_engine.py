@@ -8,8 +8,10 @@ import sys
 import pytest
 import torch
 
-from tempo_fast import ModelError, OptionError
+from tempo_fast import ModelError, OptionError, TempoFastPipeline
 from tempo_fast.compression import allocate
+from tempo_fast.compression.compressor import Compressor
+from tempo_fast.compression.strategies import Strategy
 from tempo_fast.engine import ops
 from tempo_fast.options import OpenOptions
 from tempo_fast.video.resize import resize_frame
@@ -31,6 +33,7 @@ DECODING = {"rms_norm", "rope_tables", "qk_norm_rope", "swiglu"}
 ENCODING = {"rows", "columns", "grid_table", "layer_norm", "vision_rope", "gelu_tanh"}
 ENCODING |= {"deepstack_add"}
 ALLOCATING = {"relevance", "allocate", "assemble"}
+FUSED = {"relevance_allocate", "assemble"}
 
 
 @pytest.fixture
@@ -38,6 +41,24 @@ def kernels():
     before = ops.set_kernels("triton")
     yield
     ops.set_kernels(before)
+
+
+@pytest.fixture
+def scoring_kernels(monkeypatch):
+    """Kernels for what scores and allocates; to interpret the rest takes seconds a question."""
+
+    def through_kernels(function):
+        def run(*arguments, **keywords):
+            before = ops.set_kernels("triton")
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                ops.set_kernels(before)
+
+        return run
+
+    monkeypatch.setattr(Compressor, "_scored", through_kernels(Compressor._scored))
+    monkeypatch.setattr(Strategy, "allocate", through_kernels(Strategy.allocate))
 
 
 @pytest.fixture
@@ -77,9 +98,13 @@ def test_a_golden_case_through_the_kernels(pipe, golden_case, kernels, launched)
 
 
 @needs_kernels
-def test_a_question_about_a_golden_video_through_the_kernels(pipe, golden_case, launched):
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+def test_a_question_about_a_golden_video_through_the_kernels(
+    pipe, golden_case, launched, monkeypatch, fused
+):
     """Three segments share less than the least that each should have, and each has a time tag."""
     case = golden_case("starved_budget")
+    monkeypatch.setattr(pipe._compressors["video"], "fused_allocation", fused)
     asking = {name: value for name, value in case.asking.items() if name != "max_new_tokens"}
     with pipe.open(case.video, **case.opening) as video:
         video.compress(case.query, **asking)  # what is made once a video would take minutes
@@ -89,7 +114,7 @@ def test_a_question_about_a_golden_video_through_the_kernels(pipe, golden_case, 
             compressed = video.compress(case.query, **asking)
         finally:
             ops.set_kernels(before)
-    assert launched == {*DECODING, *ALLOCATING}
+    assert launched == {*DECODING, *(FUSED if fused else ALLOCATING)}
     kept = case.tensors["allocations"].tolist()
     assert compressed.allocations.tolist() == kept and sum(kept) == 9
     assert (compressed.relevance - case.tensors["relevance"]).abs().max() < limit(
@@ -174,6 +199,81 @@ def test_strategies_through_the_kernels(pipe, clip_frames, asking, launched):
     assert (fused.inputs_embeds - expected).abs().max() < limit(
         "engine: embeddings"
     ) * expected.abs().max()
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "asking",
+    [
+        *({"lazy": lazy, "strategy": "head"} for lazy in (True, False)),
+        *({"lazy": True, "strategy": name} for name in ("tail", "shuffled", "uniform")),
+        {"lazy": True, "pruning": "topk"},
+    ],
+    ids=lambda asking: "-".join(map(str, asking.values())),
+)
+def test_allocation_in_the_launch_that_scores_changes_nothing(
+    pipe, clip_frames, scoring_kernels, launched, monkeypatch, asking
+):
+    """Every bit is that of two launches; what isn't shared by score is scored alone."""
+    by_score = "pruning" not in asking and asking["strategy"] != "uniform"
+    asking = {"visual_token_budget": 12, **asking}
+    with pipe.open(clip_frames[:6], fps=2.0, frame_windows=2) as video:
+        separate = video.compress("What moves?", **asking)
+        assert launched == ({"relevance", "allocate"} if by_score else {"relevance"})
+        monkeypatch.setattr(pipe._compressors["video"], "fused_allocation", True)
+        for _ in range(2):
+            launched.clear()
+            fused = video.compress("What moves?", **asking)
+            assert launched == ({"relevance_allocate"} if by_score else {"relevance"})
+            for name in ("relevance", "allocations", "tokens", "inputs_embeds"):
+                assert torch.equal(getattr(fused, name), getattr(separate, name)), name
+            assert not by_score or video._encoded.done.item() == 0
+
+
+@needs_kernels
+def test_a_score_that_is_no_number_is_told_of_after_one_launch_too(
+    pipe, clip_frames, scoring_kernels, monkeypatch
+):
+    fused = ops.relevance_allocate
+
+    def spoilt(hidden, *arguments, **rule):
+        return fused(hidden * float("nan"), *arguments, **rule)
+
+    monkeypatch.setattr(ops, "relevance_allocate", spoilt)
+    monkeypatch.setattr(pipe._compressors["video"], "fused_allocation", True)
+    with pipe.open(clip_frames[:4], fps=2.0, frame_windows=2) as video:
+        with pytest.raises(ModelError, match="the relevance of segment 0 is nan"):
+            video.compress("What moves?")
+        monkeypatch.setattr(ops, "relevance_allocate", fused)
+        assert video.compress("What moves?").allocations.sum() > 0
+
+
+@needs_kernels
+def test_more_segments_than_one_launch_takes_are_allocated_plainly(
+    pipe, clip_frames, scoring_kernels, launched, monkeypatch
+):
+    monkeypatch.setattr("tempo_fast.compression.compressor.MAX_SEGMENTS", 1)
+    monkeypatch.setattr(pipe._compressors["video"], "fused_allocation", True)
+    with pipe.open(clip_frames[:4], fps=2.0, frame_windows=2) as video:
+        video.compress("What moves?")
+    assert launched == {"relevance", "allocate"}
+
+
+@pytest.mark.parametrize(
+    ("named", "fused"), [(None, False), ("auto", False), ("separate", False), ("fused", True)]
+)
+def test_the_environment_chooses_one_launch_or_two(pipe, monkeypatch, named, fused):
+    monkeypatch.delenv("TEMPO_FAST_ALLOCATION", raising=False)
+    if named:
+        monkeypatch.setenv("TEMPO_FAST_ALLOCATION", named)
+    chosen = TempoFastPipeline(pipe.checkpoint)
+    assert all(each.fused_allocation is fused for each in chosen._compressors.values())
+
+
+def test_another_word_for_launches_is_refused(pipe, monkeypatch):
+    monkeypatch.setenv("TEMPO_FAST_ALLOCATION", "one")
+    with pytest.raises(OptionError, match="ALLOCATION must be auto, fused, separate; got 'one'"):
+        TempoFastPipeline(pipe.checkpoint)
 
 
 @needs_kernels

@@ -22,9 +22,8 @@ sort: up to 16 segments that is the order here too.
 A relevance that is NaN or infinite (or a spread that float32 cannot hold) cannot raise on the
 device: every allocation is then 0 and the total is -1. Check the total when it is read.
 
-A launch of its own: as the end of `relevance`, its last program would have to find out that it is
-the last, by a count in memory that no other stream's launch counts in at the same time. One such
-for each stream is more to keep right than one short launch among a question's many is worth.
+`relevance_allocate` does the same at the end of the launch that scores; this one is for relevance
+that is there already.
 
 Source: the published code's allocation; a budget under S, which it overruns, is refused here.
 """

@@ -1,4 +1,4 @@
-"""Launches the allocation trio and the assembly, for compute-sanitizer to watch.
+"""Launches the allocation trio, fused and not, and the assembly, for compute-sanitizer to watch.
 
 `benchmarks/sanitize.sh` runs it under each of the sanitizer's tools. Odd sizes, so that every mask
 is at work. It exits with 1 when a result isn't the reference's, and with 2 without a GPU (unless
@@ -18,6 +18,7 @@ from tempo_kernels.allocate import allocate, allocate_ref
 from tempo_kernels.assemble import assemble, assemble_ref
 from tempo_kernels.launch import INTERPRETED
 from tempo_kernels.relevance import relevance, relevance_ref
+from tempo_kernels.relevance_allocate import relevance_allocate
 from tempo_kernels.select import select, select_ref
 
 EPS = 1e-6
@@ -42,6 +43,8 @@ def results(
     index = torch.arange(segments, device=device) * 3 + 2
     scoring = (hidden, index, weight, direction, EPS)
     share = {"tokens": memory_tokens, "budget": segments * memory_tokens // 4}
+    done = torch.zeros(1, dtype=torch.int32, device=device)
+    fused = relevance_allocate(*scoring, done, **share)
     scores = relevance_ref(*scoring)
     allocations, offsets = allocate_ref(scores, **share)
     total = int(offsets[-1])
@@ -60,6 +63,11 @@ def results(
     return {
         "relevance": both(relevance, relevance_ref, scoring),
         "allocate": both(allocate, allocate_ref, (scores,), **share),
+        # A score that rounds apart may tip a token: what follows from the launch's own is compared.
+        "relevance_allocate": (
+            (*fused, done),
+            (scores, *allocate_ref(fused[0], **share), torch.zeros_like(done)),
+        ),
         "select, head": both(select, select_ref, kept, total=total),
         "select, tail": both(select, select_ref, kept, total=total, take="tail"),
         "assemble": both(assemble, assemble_ref, prompt, **lengths),

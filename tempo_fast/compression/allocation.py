@@ -46,6 +46,18 @@ class Allocation:
         return sum(self.kept)
 
 
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The relevance float32 [S] of a question, and what came with it.
+
+    shares: counts int64 [S] and offsets int64 [S + 1] of the adaptive allocation, where the launch
+    that scored has shared the budget out too; else None.
+    """
+
+    relevance: Tensor
+    shares: tuple[Tensor, Tensor] | None = None
+
+
 def checked_relevance(relevance: Tensor | np.ndarray | Sequence[float]) -> Tensor:
     """`relevance` as float32 [S] on the CPU, every value finite.
 
@@ -125,14 +137,24 @@ def allocate(
 
 
 def adaptive_allocation(
-    relevance: Tensor | np.ndarray | Sequence[float], *, tokens: int, budget: int, min_tokens: int
+    relevance: Tensor | np.ndarray | Sequence[float],
+    *,
+    tokens: int,
+    budget: int,
+    min_tokens: int,
+    shares: tuple[Tensor, Tensor] | None = None,
 ) -> Allocation:
-    """`allocate`, with what select, assemble and the host need beside the counts."""
+    """`allocate`, with what select, assemble and the host need beside the counts.
+
+    shares: those that `Scored` has for the same numbers.
+    """
     check_whole(tokens=tokens, min_tokens=min_tokens)
-    if _fits_the_kernel(relevance):
+    if shares is None and _fits_the_kernel(relevance):
         check_budget(budget, len(relevance))
         share = {"tokens": tokens, "budget": int(budget), "min_tokens": min_tokens}
-        counts, offsets = ops.allocate(relevance, **share)
+        shares = ops.allocate(relevance, **share)
+    if shares is not None:
+        counts, offsets = shares
         ends = offsets.tolist()
         if ends[-1] >= 0:
             return Allocation(counts, offsets, tuple(b - a for a, b in pairwise(ends)))

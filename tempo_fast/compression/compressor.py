@@ -15,18 +15,31 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from tempo_fast.compression.allocation import Scored
 from tempo_fast.compression.encoded import EncodedVideo
 from tempo_fast.compression.encoder import Progress, SegmentEncoder, T, silent
+from tempo_fast.compression.prompt import SegmentPrompt
 from tempo_fast.engine import ops
+from tempo_fast.engine.choices import fused_allocation
 from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.clock import Clock
+from tempo_fast.engine.graphs import buffer
 from tempo_fast.engine.kv_cache import KVCache, ranges
 from tempo_fast.engine.memory import SHARE, cache_bytes
 from tempo_fast.engine.streams import OneLane, upload
+from tempo_fast.models.tempo import TempoModel
+from tempo_kernels.packing import MAX_SEGMENTS
+
+# What a question's adaptive allocation goes by: tokens, budget and min_tokens.
+Rule = dict[str, int]
 
 
 class Compressor(SegmentEncoder):
     """Encodes videos (see SegmentEncoder) and writes them into memory tokens, by a question."""
+
+    def __init__(self, model: TempoModel, prompt: SegmentPrompt, **settings: bool) -> None:
+        super().__init__(model, prompt, **settings)
+        self.fused_allocation = fused_allocation()
 
     def holds(self, video: EncodedVideo, query: int) -> bool:
         """Whether every row can take a question of `query` tokens and stay where it is."""
@@ -44,11 +57,16 @@ class Compressor(SegmentEncoder):
         return count + max(memory.activations, memory.language_model) <= SHARE * free
 
     def score(
-        self, video: EncodedVideo, query: list[int], progress: Progress | None = None
-    ) -> torch.Tensor:
-        """Append a query to every segment and read the relevance at its last token: float32 [S].
+        self,
+        video: EncodedVideo,
+        query: list[int],
+        progress: Progress | None = None,
+        rule: Rule | None = None,
+    ) -> Scored:
+        """Append a query to every segment and read the relevance at its last token.
 
-        Only where the rows hold the query.
+        Only where the rows hold the query. rule: what the relevance will be allocated by, where it
+        will; what comes with it is then the allocation if one launch can do both.
         """
         embeds, starts = self._query(query), self._starts(video)
         video.cache.reserve(self._length(video, len(query)))
@@ -60,7 +78,7 @@ class Compressor(SegmentEncoder):
 
         count = len(video.plan.segments)
         hidden = torch.cat(list(self._chunks(video, [len(query)] * count, "score", progress, work)))
-        return self._relevance(hidden, torch.arange(count, device=self.device))
+        return self._scored(video, hidden, torch.arange(count, device=self.device), rule)
 
     def write(
         self,
@@ -92,11 +110,12 @@ class Compressor(SegmentEncoder):
         query: list[int],
         clock: Clock,
         progress: Progress | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query and all memory tokens in one pass, wherever the rows are.
+        rule: Rule | None = None,
+    ) -> tuple[Scored, torch.Tensor]:
+        """Query and all memory tokens in one pass, wherever the rows are; rule as for `score`.
 
-        Returns the relevance float32 [S] and the memory tokens [S, M, D] *before* the final norm,
-        which is for those that will be kept.
+        Returns the relevance and the memory tokens [S, M, D] *before* the final norm, which is for
+        those that will be kept.
         """
         embeds = torch.cat((self._query(query), self.model.memory_tokens))
         starts = self._starts(video)
@@ -121,7 +140,7 @@ class Compressor(SegmentEncoder):
         with clock("compress"):
             segments, each = hidden.shape[:2]
             last = torch.arange(0, segments * each, each, device=self.device)
-            return self._relevance(hidden.flatten(0, 1), last), hidden[:, 1:]
+            return self._scored(video, hidden.flatten(0, 1), last, rule), hidden[:, 1:]
 
     def _ask_rows(
         self,
@@ -208,7 +227,16 @@ class Compressor(SegmentEncoder):
             outputs=outputs,
         )
 
-    def _relevance(self, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """Relevance float32 [S] from hidden states [T, D] and the index [S] of each query's end."""
+    def _scored(
+        self, video: EncodedVideo, hidden: torch.Tensor, last: torch.Tensor, rule: Rule | None
+    ) -> Scored:
+        """From hidden states [T, D] and the index [S] of each query's end."""
         norm = self.decoder.norm
-        return ops.relevance(hidden, last, norm.weight, self.model.yes_minus_no, norm.eps)
+        scoring = (hidden, last, norm.weight, self.model.yes_minus_no, norm.eps)
+        kernels = ops.uses_kernels(self.device) and len(last) <= MAX_SEGMENTS
+        if rule is None or not (self.fused_allocation and kernels):
+            return Scored(ops.relevance(*scoring))
+        if video.done is None:
+            video.done = buffer(1, dtype=torch.int32, device=self.device)
+        relevance, *shares = ops.relevance_allocate(*scoring, video.done, **rule)
+        return Scored(relevance, tuple(shares))

@@ -44,6 +44,9 @@ class EncodedVideo:
         self.read = read
         # Tokens in each row without any question.
         self.visual_lengths = [] if cache is None else list(cache.lengths)
+        # The counter of `relevance_allocate`, once it is asked for. Of the questions about a video
+        # each comes when the allocation of the one before has been read.
+        self.done: torch.Tensor | None = None
 
     @property
     def resident(self) -> bool:

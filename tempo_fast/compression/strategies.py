@@ -71,6 +71,11 @@ class Strategy:
         """True when `allocate` divides the budget among the segments."""
         return self.pruning is None and self.name != "none"
 
+    @property
+    def shares_by_relevance(self) -> bool:
+        """True when `allocate` divides the budget by adaptive token allocation."""
+        return self.shares_budget and self.name != "uniform"
+
     def allocate(
         self,
         relevance: Tensor | Sequence[float],
@@ -78,16 +83,17 @@ class Strategy:
         tokens: int,
         budget: int,
         min_tokens: int = 4,
+        shares: tuple[Tensor, Tensor] | None = None,
     ) -> Allocation:
         """Memory tokens that each segment keeps, on the device of `relevance`.
 
         Arguments and errors are those of `allocation.allocate`. uniform: B // S each and one more
         for the first B % S segments, at most M; min_tokens is not used. none and pruning use
-        neither budget nor min_tokens.
+        neither budget nor min_tokens. shares: as for `adaptive_allocation`.
         """
-        if self.pruning is None and self.name not in ("uniform", "none"):
+        if self.shares_by_relevance:
             rule = {"tokens": tokens, "budget": budget, "min_tokens": min_tokens}
-            allocation = adaptive_allocation(relevance, **rule)
+            allocation = adaptive_allocation(relevance, **rule, shares=shares)
             if self.name != "shuffled":
                 return allocation
             order = torch.randperm(len(allocation.kept), generator=self._generator())

@@ -34,6 +34,7 @@ from tempo_kernels.packing import MAX_SEGMENTS
 from tempo_kernels.preprocess import preprocess, preprocess_ref
 from tempo_kernels.qk_norm_rope import qk_norm_rope, qk_norm_rope_ref
 from tempo_kernels.relevance import relevance, relevance_ref
+from tempo_kernels.relevance_allocate import relevance_allocate, relevance_allocate_ref
 from tempo_kernels.rms_norm import add_rms_norm, add_rms_norm_ref, rms_norm, rms_norm_ref
 from tempo_kernels.rope_tables import rope_tables, rope_tables_ref
 from tempo_kernels.sample import sample, sample_ref
@@ -119,6 +120,7 @@ grid_table = _operation(grid_table, grid_table_ref)
 preprocess = _operation(preprocess, preprocess_ref)
 relevance = _operation(relevance, relevance_ref)
 allocate = _operation(allocate, allocate_ref)
+relevance_allocate = _operation(relevance_allocate, relevance_allocate_ref)
 select = _operation(select, select_ref, segments=1)
 assemble = _operation(assemble, assemble_ref, segments=5)
 greedy = _operation(greedy, greedy_ref)

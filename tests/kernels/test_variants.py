@@ -141,6 +141,8 @@ def test_every_launch_of_the_engine_is_a_variant(recorded, dtype):
         video.ask("What moves?", **ask | {"max_new_tokens": 2})
         for way in WAYS:
             video.ask("What moves?", **ask, **way)
+        pipe._compressors["video"].fused_allocation = True
+        video.ask("What moves?", **ask)
     pipe(by_float, "What moves?", **ask, fps=2.0)
     pipe(by_float[0], "What is it?", **ask)
     with torch.inference_mode():  # the prompt of a video of many segments
@@ -161,10 +163,12 @@ def test_every_launch_in_graphs_and_streams_is_a_variant(recorded, monkeypatch):
         ask = {"visual_token_budget": 12, "max_new_tokens": BLOCK + 2}
         with pipe.open(frames, fps=2.0, frame_windows=2) as video:
             video.ask("What moves?", **ask)
+            pipe._compressors["video"].fused_allocation = True
             video.ask("What moves?", **ask, temperature=0.7)
         assert gpu.replays
     names = {kernel.fn.__name__ for kernel in assert_compiled(recorded)}
     assert names >= {"_relevance_kernel", "_greedy_kernel", "_draw_kernel", "_qk_norm_rope_kernel"}
+    assert "_relevance_allocate_kernel" in names
 
 
 def test_a_launch_that_is_no_variant_is_noticed():
