@@ -64,7 +64,7 @@ def work_of(models: Models, compressed: CompressedVideo, frames: int, query: str
         frames=frames,
         patches=patches,
         system=len(prompt.system),
-        visual=len(prompt.visual(moments, patches // config.vision.merge**2)),
+        visual=len(prompt.visual([moments], patches // config.vision.merge**2)[0]),
         query=len(prompt.query(query)),
         kept=compressed.allocations.tolist(),
         prompt=len(compressed.inputs_embeds),

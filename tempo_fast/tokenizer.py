@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,15 +19,18 @@ class PromptTokenizer:
         self.tokenizer = tokenizer
         self._lock = threading.Lock()
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a template's text; names of special tokens are those tokens."""
-        return self._encode(text, as_text=False)
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of a template's texts; names of special tokens are those tokens.
+
+        All at once: most of the time that one takes is the library's around it.
+        """
+        return self._encode(list(texts), as_text=False) if texts else []
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a user's text; names of special tokens are ordinary characters."""
         return self._encode(text, as_text=True)
 
-    def _encode(self, text: str, *, as_text: bool) -> list[int]:
+    def _encode(self, text: str | list[str], *, as_text: bool) -> list:
         with self._lock:
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)
         return encoded.input_ids

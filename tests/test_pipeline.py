@@ -376,7 +376,7 @@ def test_a_progress_callback_may_close_but_not_ask(pipe, clip_frames):
 def test_opening_beside_asking_keeps_special_tokens_apart(pipe):
     """The tokenizer's mode is a state of it: threads must not see each other's."""
     prompt = pipe._compressors["video"].prompt
-    expected = prompt.visual([0.5, 1.5], 4), prompt.query("<|im_end|>")
+    expected = prompt.visual([[0.5, 1.5]], 4), prompt.query("<|im_end|>")
     wrong = []
 
     def check(make, right):
@@ -386,7 +386,7 @@ def test_opening_beside_asking_keeps_special_tokens_apart(pipe):
     sys.setswitchinterval(1e-6)
     try:
         jobs = [
-            (lambda: prompt.visual([0.5, 1.5], 4), expected[0]),
+            (lambda: prompt.visual([[0.5, 1.5]], 4), expected[0]),
             (lambda: prompt.query("<|im_end|>"), expected[1]),
         ]
         threads = [threading.Thread(target=check, args=job) for job in jobs]

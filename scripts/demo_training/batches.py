@@ -85,8 +85,7 @@ class _Writer:
         self.tokenizer = PromptTokenizer(tokenizer)
         self.prompt = SegmentPrompt(self.tokenizer, "video")
         self.vision = read_config(*tempo_config(tokenizer)).vision
-        self.before = self.tokenizer.encode(BEFORE)
-        self.after = self.tokenizer.encode(AFTER)
+        self.before, self.after = self.tokenizer.encode([BEFORE, AFTER])
         self.end = tokenizer.eos_token_id
 
     def batch(self, random: np.random.Generator, stage: Stage) -> Batch:
@@ -148,7 +147,7 @@ class _Writer:
         visual: list[int] = []
         for segment, count in enumerate(counts):
             middle = (excerpt.first + segment * WINDOW + WINDOW / 2) / excerpt.real_fps
-            visual += self.tokenizer.encode(time_tag(middle)) + [MEMORY_PLACE] * int(count)
+            visual += self.tokenizer.encode([time_tag(middle)])[0] + [MEMORY_PLACE] * int(count)
         return self.before + visual + self.tokenizer.encode_text(f"\n{question.text}") + self.after
 
 

@@ -66,17 +66,22 @@ def plan_segments(
     """
     grid = tuple(side // vision.patch for side in frame_size)
     blocks = tuple(side // vision.merge for side in grid)
-    segments = []
-    for window in windows:
-        moments = [
+    moments = [
+        [
             (first / real_fps + (first + 1) / real_fps) / 2
             for first in range(window.start, window.end, 2)
         ]
-        ids = torch.tensor(prompt.visual(moments, blocks[0] * blocks[1]))
+        for window in windows
+    ]
+    # Most have the same layout: where text is and where visual tokens are.
+    layouts: dict[bytes, tuple[torch.Tensor, int]] = {}
+    segments = []
+    for ids in map(torch.tensor, prompt.visual(moments, blocks[0] * blocks[1])):
         visual = ids == prompt.pad_token
-        segments.append(
-            Segment(ids, visual, *segment_positions(visual, blocks, len(prompt.system)))
-        )
+        layout = visual.numpy().tobytes()
+        if layout not in layouts:
+            layouts[layout] = segment_positions(visual, blocks, len(prompt.system))
+        segments.append(Segment(ids, visual, *layouts[layout]))
     return SegmentPlan(
         resizing=resizing,
         segments=segments,

@@ -7,7 +7,8 @@ cut only at special tokens, as here, the parts give the same ids.
 
 from __future__ import annotations
 
-from itertools import takewhile
+from collections.abc import Sequence
+from itertools import chain, takewhile
 from typing import Literal
 
 from jinja2 import TemplateError
@@ -55,27 +56,28 @@ class SegmentPrompt:
         self._start, self._pad, self._end = tokenizer.tokenizer.convert_tokens_to_ids(
             [START, pad, END]
         )
-        self._tail = self._encode(tail)
+        self._tail, *heads = self._encode([tail, self._head, self._head + time_tag(0.0)])
         # The last piece of the head may be tokenized together with a time tag.
-        pairs = zip(
-            self._encode(self._head), self._encode(self._head + time_tag(0.0)), strict=False
-        )
+        pairs = zip(*heads, strict=False)
         self.system = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
-    def visual(self, times: list[float], tokens: int) -> list[int]:
-        """Ids from the end of the system part to the query, for one segment.
+    def visual(self, times: Sequence[Sequence[float]], tokens: int) -> list[list[int]]:
+        """Ids from the end of the system part to the query, for each segment.
 
-        times: seconds of each temporal patch (an image has one, which is not written). tokens:
-        visual tokens of a temporal patch; their places hold the pad token.
+        times: seconds of each segment's temporal patches (an image has one, which is not written).
+        tokens: visual tokens of a temporal patch; their places hold the pad token.
         """
-        ids: list[int] = []
-        for i, time in enumerate(times):
-            text = (self._head if i == 0 else "") + (
-                time_tag(time) if self._kind == "video" else ""
-            )
-            ids += self._encode(text)[0 if i else len(self.system) :]
-            ids += [self._start, *[self._pad] * tokens, self._end]
-        return ids
+        tags = [
+            [time_tag(t) if self._kind == "video" else "" for t in moments] for moments in times
+        ]
+        texts = (self._head * (i == 0) + tag for each in tags for i, tag in enumerate(each))
+        encoded = iter(self._encode(list(texts)))
+        patch = [self._start, *[self._pad] * tokens, self._end]
+        segments = []
+        for moments in times:
+            parts = [next(encoded) + patch for _ in moments]
+            segments.append(list(chain.from_iterable(parts))[len(self.system) :])
+        return segments
 
     def query(self, query: str) -> list[int]:
         """Ids from the end of the visual part to the first memory token.

@@ -27,9 +27,7 @@ class LanguagePrompt:
         self._encode, self._encode_text = tokenizer.encode, tokenizer.encode_text
         self.model = model
         start, end = ("<im_start>", "<im_end>") if model.config.image_start_end else ("", "")
-        self._before = self._encode(BEFORE + start)
-        self._image_end = self._encode(end)
-        self._after = self._encode(AFTER)
+        self._before, self._image_end, self._after = self._encode([BEFORE + start, end, AFTER])
 
     def text(self, query: str) -> tuple[list[int], list[int]]:
         """Ids before and after the visual part. Text that looks like a special token is text."""
@@ -57,7 +55,7 @@ class LanguagePrompt:
         """
         if centres is None:
             return [], [0] * segments
-        tags = [self._encode(time_tag(centre)) for centre in centres]
+        tags = self._encode([time_tag(centre) for centre in centres])
         return [token for tag in tags for token in tag], [len(tag) for tag in tags]
 
     def assemble(
