@@ -20,10 +20,10 @@ from tempo_fast.compression.encoded import EncodedVideo
 from tempo_fast.compression.encoder import Progress
 from tempo_fast.compression.plan import plan_segments
 from tempo_fast.compression.prompt import SegmentPrompt
-from tempo_fast.engine.choices import chosen
+from tempo_fast.engine.choices import chosen, fused_allocation
 from tempo_fast.engine.chunks import memory_explained
 from tempo_fast.engine.clock import Clock
-from tempo_fast.engine.crew import crew_has_all_cores
+from tempo_fast.engine.crew import crew_has_all_cores, crew_size
 from tempo_fast.engine.ops import uses_kernels
 from tempo_fast.errors import OptionError
 from tempo_fast.language_model.prompt import LanguagePrompt
@@ -115,6 +115,7 @@ class TempoFastPipeline:
         weights don't.
         """
         graphs, streams = chosen("graphs", graphs), chosen("streams", streams)
+        fused_allocation()  # which is looked at again, but may be refused before anything is loaded
         files = resolve(model, base, revision=revision, local_files_only=local_files_only)
         with memory_explained("the weights"):
             checkpoint = load(files, device, dtype)
@@ -151,9 +152,13 @@ class TempoFastPipeline:
 
     def _crew_resizes(self, source: FrameSource, options: OpenOptions) -> bool:
         """Whether the threads that encode do best to take frames and resize them: others would be
-        in their way, and are needed only to decode, or to resize a frame once for two windows."""
+        in their way, and are needed only to decode, to resize a frame once for two windows, or
+        where too few segments come for all of those threads."""
+        cuts = windows(source.count, options.frame_windows, options.stride)
+        many = len(cuts) >= 2 * crew_size(self.device)
         apart = options.stride >= options.frame_windows
-        return isinstance(source, ArrayVideo) and apart and crew_has_all_cores(self.device)
+        held = isinstance(source, ArrayVideo) and many and apart
+        return held and crew_has_all_cores(self.device)
 
     def open(self, video: AnyVideo, *, progress: Progress | None = None, **options) -> Video:
         """Encode a video once, before any question.
@@ -205,7 +210,9 @@ class TempoFastPipeline:
             )
             # Frames that the encoder resizes wait at their full size.
             waiting = (source.height, source.width) if resizing else seen
-            frames = options.frame_windows + options.frame_windows % 2
+            # Of those that are held, a thread copies a pair at a time.
+            pair = self.config.vision.temporal_patch
+            frames = pair if held else options.frame_windows + options.frame_windows % 2
             depth = depth_for(options.frame_windows, *waiting)
             reader = HeldSegments if held else partial(SegmentReader, resize=resize, depth=depth)
             read = _Reading(source, partial(reader, source, options.frame_windows, options.stride))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,12 +18,12 @@ class PromptTokenizer:
         self.tokenizer = tokenizer
         self._lock = threading.Lock()
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of a template's texts; names of special tokens are those tokens.
 
         All at once: most of the time that one takes is the library's around it.
         """
-        return self._encode(list(texts), as_text=False) if texts else []
+        return self._encode(texts, as_text=False) if texts else []
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a user's text; names of special tokens are ordinary characters."""

@@ -11,6 +11,7 @@ from tempo_fast.demo.checkpoint import make_tokenizer
 from tempo_fast.errors import ModelError
 from tempo_fast.language_model.generation import Generation
 from tempo_fast.language_model.sampling import Sampler
+from tempo_fast.language_model.steps import NOT_FINITE, unless_not_finite
 from tempo_fast.language_model.text import TextStream
 from tempo_fast.tokenizer import PromptTokenizer
 
@@ -51,7 +52,7 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
     st.lists(st.integers(0, 11), max_size=3),
 )
 def test_pieces_joined_are_the_stripped_text_before_a_stop(text, stop, cuts):
-    ids = TOKENIZER.encode(text)
+    (ids,) = TOKENIZER.encode([text])
     for cut in cuts:  # special tokens anywhere, even inside a character
         ids.insert(min(cut, len(ids)), TOKENIZER.tokenizer.eos_token_id)
     whole = TOKENIZER.decode(ids)
@@ -68,7 +69,7 @@ def test_pieces_joined_are_the_stripped_text_before_a_stop(text, stop, cuts):
 
 def test_text_comes_as_soon_as_it_is_certain():
     stream = TextStream(TOKENIZER, ("stop",))
-    pieces = [stream.push(token) for token in TOKENIZER.encode("a b sto球")]
+    pieces = [stream.push(token) for token in TOKENIZER.encode(["a b sto球"])[0]]
     assert pieces == ["a", "", " b", "", "", "", "", "", "", " sto球"]
 
 
@@ -77,3 +78,15 @@ def test_logits_that_are_no_numbers_are_an_error(made_pipe):
     model.language_model.norm.weight.fill_(float("inf"))
     with pytest.raises(ModelError, match="not finite"):
         Generation(model, torch.randn(5, 96), 4)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_one_logit_that_is_no_number_is_an_error(wrong, temperature):
+    """Whichever token sampling then draws: the others' share of it is none, or unknown."""
+    logits = torch.zeros(1, 50)
+    logits[0, 40] = wrong
+    token = Sampler(temperature, 1.0, 0, CPU)(logits)
+    assert unless_not_finite(token, logits).tolist() == [NOT_FINITE]
+    logits[0, 40] = float("-inf")  # a token that can't come
+    assert unless_not_finite(token.zero_(), logits).tolist() == [0]

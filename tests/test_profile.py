@@ -37,6 +37,9 @@ class FakeNvml:
     class NVMLError_NotFound(NVMLError):  # noqa: N801, N818
         pass
 
+    class NVMLError_NoPermission(NVMLError):  # noqa: N801, N818
+        pass
+
     def __init__(
         self,
         *,
@@ -48,6 +51,7 @@ class FakeNvml:
         self.energy, self.broken = energy, broken
         self.mig, self.known = mig, {f"GPU-{UUID}": "whole", f"MIG-{instance}": "instance"}
         self.power, self.asked = 90_000, ""
+        self.forbidden: tuple[str, ...] = ()
 
     def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
         self.asked = uuid
@@ -82,6 +86,8 @@ class FakeNvml:
         return {1: 1980, 2: 3201}[kind]
 
     def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+        if handle in self.forbidden:
+            raise self.NVMLError_NoPermission
         return SimpleNamespace(used={"whole": 5 * 2**30, "instance": 2**30}[handle])
 
     def nvmlDeviceGetUtilizationRates(self, handle):  # noqa: N802
@@ -155,11 +161,14 @@ def test_of_a_mig_instance_only_the_memory_is_its_own(monkeypatch, reported):
 
 @pytest.mark.parametrize(("mig", "said"), [(True, "all figures are those"), (False, None)])
 def test_a_gpu_that_can_be_cut_into_instances(monkeypatch, mig, said):
-    """CUDA may name the GPU that an instance is part of."""
-    with GpuSampler(FakeNvml(mig=mig), named(monkeypatch, f"GPU-{UUID}")) as sampler:
+    """CUDA may name the GPU that an instance is part of, whose memory a container may not see."""
+    fake = FakeNvml(mig=mig)
+    fake.forbidden = ("whole",) if mig else ()
+    with GpuSampler(fake, named(monkeypatch, f"GPU-{UUID}")) as sampler:
         pass
-    found = sampler.summary()["mig"]
-    assert said in found if said else found is None
+    found = sampler.summary()
+    assert said in found["mig"] if said else found["mig"] is None
+    assert (found["memory_used_bytes"] is None) == mig
 
 
 @pytest.mark.parametrize("reported", [PART, f"GPU-{PART}", f"MIG-{PART}"])

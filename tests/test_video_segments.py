@@ -330,6 +330,17 @@ def test_held_segments_are_those_of_a_reader(count, size):
     assert [len(parts) for parts in found] == [len(window) // 2 for window in read]
     for parts, window in zip(found, read, strict=True):
         assert torch.equal(torch.cat(parts), window)
-    source.close()
+    held = HeldSegments(source, size, size)
+    source.close()  # what was begun is not ended by it
+    assert torch.equal(next(next(iter(held)).split(2)), read[0][:2])
     with pytest.raises(VideoError, match="closed"):
-        list(next(iter(HeldSegments(source, size, size))).split(2))
+        HeldSegments(source, size, size)
+
+
+def test_held_segments_of_frames_in_another_order_of_memory():
+    planes = np.random.default_rng(0).integers(0, 256, (5, 3, 20, 30), np.uint8)
+    source = open_source(planes.transpose(0, 2, 3, 1), OpenOptions(fps=2.0))
+    window = next(iter(HeldSegments(source, 8, 8)))
+    for frames, pair in zip(window.split(2), ([0, 1], [2, 3], [4, 4]), strict=True):
+        assert frames.is_contiguous()
+        assert (frames.numpy() == planes.transpose(0, 2, 3, 1)[pair]).all()

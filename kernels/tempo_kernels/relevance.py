@@ -27,7 +27,7 @@ from tempo_kernels.rounding import rounded
 DTYPES = (torch.float32, torch.bfloat16)
 MAX_WIDTH = 16384
 # One program a segment, and few segments: the latency of one row counts, not the throughput. Eight
-# values a thread at 2048, so that one load of bfloat16 is in flight for each tensor.
+# values a thread at 2048, so that one load of bfloat16 is in flight for each tensor; not measured.
 NUM_WARPS = 8
 
 

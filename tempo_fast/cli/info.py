@@ -87,15 +87,16 @@ def _engine() -> dict[str, Any]:
     """What runs where nobody says, on the default device."""
     import torch
 
-    from tempo_fast.engine.choices import DEFAULTS
+    from tempo_fast.engine.choices import DEFAULTS, fused_allocation
     from tempo_fast.engine.meter import meter_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     free = meter_of(device).free()
+    settings = DEFAULTS | {"fused allocation": fused_allocation()}
     return {
         "device": str(device),
         "free_memory": "not known" if free is None else free,
-        **{name: "on" if value else "off" for name, value in DEFAULTS.items()},
+        **{name: "on" if value else "off" for name, value in settings.items()},
     }
 
 

@@ -14,13 +14,14 @@ from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import MemoryPlan, Work
 from tempo_fast.language_model.steps import CACHE_STEP
 from tempo_fast.options import AskOptions
+from tempo_fast.video.segments import SegmentFrames
 
 # Room kept after each visual part for a query, on top of the memory tokens; a longer one grows it.
 QUERY_ROOM = 64
 # Tokens of a time tag, and of a prompt's text with its question, for a plan made before either.
 TAG_TOKENS, TEXT_TOKENS = 16, 256
 
-Read = Callable[[Clock], AbstractContextManager[Iterable[torch.Tensor]]]
+Read = Callable[[Clock], AbstractContextManager[Iterable[SegmentFrames]]]
 
 
 class EncodedVideo:

@@ -15,7 +15,7 @@ from tempo_fast.compression.prompt import SegmentPrompt
 from tempo_fast.engine import ops
 from tempo_fast.engine.chunks import in_chunks, memory_explained
 from tempo_fast.engine.clock import Clock
-from tempo_fast.engine.crew import crew_size
+from tempo_fast.engine.crew import crew_size, keep_on
 from tempo_fast.engine.graphs import graphs_for
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import Captured, MemoryPlan, captured_bytes, plan_memory
@@ -26,6 +26,7 @@ from tempo_fast.models.decoder import Deepstack
 from tempo_fast.models.tempo import TempoModel
 from tempo_fast.options import AskOptions
 from tempo_fast.video.resize import resize_frames
+from tempo_fast.video.segments import SegmentFrames
 
 # Tokens that run at once. An accelerator wants enough to be busy; a CPU wants the activations to
 # stay near its caches.
@@ -103,14 +104,14 @@ class SegmentEncoder:
         self,
         plan: SegmentPlan,
         memory: MemoryPlan,
-        windows: Iterable[torch.Tensor],
+        windows: Iterable[SegmentFrames],
         clock: Clock,
         progress: Progress | None = None,
     ) -> EncodedVideo:
         """Run the vision encoder and the visual part of every segment, as its frames come in.
 
         windows: uint8 [frames, h, w, 3] of each segment in turn, an even number of frames, of the
-        size that plan.resizing starts from; on a CPU it is enough that `split` gives them.
+        size that plan.resizing starts from; on a CPU they may be held elsewhere.
         memory.placement: "device" or "host".
         """
         with memory_explained("the segments' keys and values", self.meter):
@@ -150,7 +151,7 @@ class SegmentEncoder:
         self,
         plan: SegmentPlan,
         memory: MemoryPlan,
-        windows: Iterable[torch.Tensor],
+        windows: Iterable[SegmentFrames],
         lanes: Lanes,
         progress: Progress | None,
         use: Use[T],
@@ -173,10 +174,10 @@ class SegmentEncoder:
                 report("decode", row + 1, count)
 
         def work(rows: range) -> T:
-            embed = self._embed_pairs if self.by_pairs else self._embed_chunk
-            embedded = embed([held[row] for row in rows], plan, lanes)
+            prepare = self._prepare_pairs if self.by_pairs else self._prepare_chunk
+            embedded = prepare([held[row] for row in rows], plan, lanes)
             with lanes.on("vision"):
-                tokens, features = self._see(embedded, plan.grid)
+                tokens, features = self._see(embedded(), plan.grid)
                 seen = lanes.mark()
             with lanes.on("compress"):
                 lanes.use(seen, tokens, *features)
@@ -202,23 +203,32 @@ class SegmentEncoder:
             report("encode", rows.stop, count)
             yield result
 
-    def _embed_chunk(
+    def _prepare_chunk(
         self, windows: list[torch.Tensor], plan: SegmentPlan, lanes: Lanes
-    ) -> torch.Tensor:
-        """Embedded patches [frame pairs, P, width] of some segments' frames."""
+    ) -> Callable[[], torch.Tensor]:
+        """What gives the vision lane some segments' embedded patches [frame pairs, P, width]."""
         with lanes.on("copy"):
             patches = self._patches(windows, plan, lanes)
             sent = lanes.mark()
-        with lanes.on("vision"):
+
+        def embedded() -> torch.Tensor:
             lanes.use(sent, patches)
             return self._embed(patches)
 
-    def _embed_pairs(
-        self, windows: list[torch.Tensor], plan: SegmentPlan, lanes: Lanes
-    ) -> torch.Tensor:
-        """As `_embed_chunk`, on a CPU: a pair's patches stay in its caches, those of all don't."""
+        return embedded
+
+    def _prepare_pairs(
+        self, windows: list[SegmentFrames], plan: SegmentPlan, lanes: Lanes
+    ) -> Callable[[], torch.Tensor]:
+        """As `_prepare_chunk`, on a CPU, whose caches hold the patches of a pair, not of all."""
         pair, parts = self.model.config.vision.temporal_patch, []
-        for frames in (part for window in windows for part in window.split(pair)):
+        coming = (part for window in windows for part in window.split(pair))
+        while True:
+            keep_on()
+            with lanes.clock("decode"):
+                frames = next(coming, None)
+            if frames is None:
+                return lambda: torch.cat(parts)
             steps = plan.resizing
             if steps and not ops.uses_kernels(self.device):
                 with lanes.clock("resize"):
@@ -226,7 +236,6 @@ class SegmentEncoder:
             with lanes.on("vision"):
                 patches = ops.preprocess(frames, steps, self.model.memory_tokens.dtype)
                 parts.append(self._embed(patches))
-        return torch.cat(parts)
 
     def _patches(
         self, windows: list[torch.Tensor], plan: SegmentPlan, lanes: Lanes

@@ -70,7 +70,7 @@ class MemoryPlan:
     pinned memory, rows moved to the device chunk by chunk; "dropped", so that each question
     encodes the video again. threads: that work on chunks beside each other, on a CPU; it is in what
     was counted. halved: how often memory ran out all the same and the chunk was halved. graphs:
-    bytes that captured chunks and decode steps may come to keep beyond what they hold.
+    bytes that captured chunks may come to keep beyond what they hold, and all decode steps.
     """
 
     free: int | None

@@ -63,7 +63,7 @@ class Generation:
     def tokens(self, sampler: Sampler, stop_tokens: frozenset[int]) -> Iterator[int]:
         """Generate up to max_new_tokens token ids; one in stop_tokens is given and is the last.
 
-        It can be done once. Raises ModelError where a token's logits are not finite.
+        It can be done once. Raises ModelError where the largest of a token's logits isn't finite.
         """
         try:
             token = sampler(self.logits)
@@ -116,7 +116,7 @@ def _number(token: torch.Tensor, logits: torch.Tensor) -> int:
 
 
 def _checked(number: int) -> int:
-    """`number`, a ModelError if its logit is not finite (a NaN counts as the largest: chosen)."""
+    """`number`, a ModelError if it was chosen among logits whose largest isn't finite."""
     if number == NOT_FINITE:
         raise ModelError(NO_NUMBERS)
     return number

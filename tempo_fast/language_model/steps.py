@@ -145,8 +145,11 @@ def block_sizes(steps: int, most: int = BLOCK) -> Iterator[int]:
 
 
 def unless_not_finite(token: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """token int64 [1], or NOT_FINITE where its logit of [1, vocabulary] is not finite."""
-    return token.where(logits.gather(1, token[:, None])[:, 0].isfinite(), NOT_FINITE)
+    """token int64 [1], or NOT_FINITE where the largest of its logits [1, vocabulary] isn't finite.
+
+    A NaN counts as the largest.
+    """
+    return token.where(logits.amax(1).isfinite(), NOT_FINITE)
 
 
 def _rounded(tokens: int) -> int:

@@ -88,10 +88,11 @@ class GpuSampler:
         return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._whole)
 
     def _read(self, read: Callable[[], Any]) -> Any:
+        nvml = self._nvml
         try:
             return read()
-        except self._nvml.NVMLError_NotSupported:
-            return None
+        except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission):
+            return None  # a container with an instance of MIG may not ask for the whole GPU's
 
     def summary(self) -> dict:
         """{"samples", "mig", "energy_j", NAME: {"mean", "max", "min"}, …}; None for what isn't

@@ -72,10 +72,13 @@ class ArrayVideo(_Indexed):
         first, last = clip_range(len(pixels), options.fps, options.clip)
         super().__init__(pixels, np.arange(first, last + 1), real_fps=float(options.fps))
 
-    def take(self, samples: np.ndarray) -> np.ndarray:
-        """The frames of these numbers, int [n], as a copy uint8 [n, height, width, 3]."""
+    def held(self) -> tuple[np.ndarray, np.ndarray]:
+        """The array, and where in it the sampled frames are: int [count].
+
+        Raises VideoError when the source was closed; what was given before stays.
+        """
         self._check_open()
-        return self._pixels[self._indices[samples]]
+        return self._pixels, self._indices
 
 
 class NpyVideo(_Indexed):

@@ -127,7 +127,7 @@ def _by_pillow(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) -> np.ndarray:
     """The pixels as torch leaves them: planes that follow one another in memory."""
-    pixels = torch.from_numpy(np.array(frame))  # a copy, which frees it of what can't be written to
+    pixels = torch.from_numpy(np.array(frame, order="C"))  # a copy: others can't be written to
     if dtype.is_floating_point:
         planes = resize_float(pixels, height, width).clamp_(0, 255).round_()
     else:
@@ -161,8 +161,8 @@ def resize_frame(frame: np.ndarray, limits: FrameLimits = PUBLISHED) -> np.ndarr
 def resize_frames(frames: torch.Tensor, steps: Sequence[tuple[int, int, bool]]) -> torch.Tensor:
     """Resize the frames of a segment by steps of (height, width, by_pillow).
 
-    frames: uint8 [F, H, W, 3] on the CPU. Returns uint8 [F, h, w, 3], whose planes may follow one
-    another in memory.
+    frames: uint8 [F, H, W, 3] on the CPU, F even. Returns uint8 [F, h, w, 3], whose planes may
+    follow one another in memory.
     """
     resized = Segment(len(frames))
     for row, frame in enumerate(frames.numpy()):

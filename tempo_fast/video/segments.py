@@ -1,4 +1,7 @@
-"""Decode, resize and cut into segments in the background, a bounded number ahead."""
+"""Decode, resize and cut into segments in the background, a bounded number ahead.
+
+Frames in memory that whoever encodes them resizes are only cut, where they are.
+"""
 
 from __future__ import annotations
 
@@ -229,17 +232,24 @@ class SegmentReader:
 
 
 class HeldWindow:
-    """The frames of a segment where they are in memory; the last of an odd number counts twice."""
+    """The frames of a segment where they are in memory; the last of an odd number counts twice.
 
-    def __init__(self, source: ArrayVideo, window: Window) -> None:
-        self._source = source
-        self._samples = np.arange(window.start, window.end + (window.end - window.start) % 2)
-        self._samples[-1] = window.end - 1
+    pixels: uint8 [total, H, W, 3], in any order of memory. places: of the frames in it.
+    """
+
+    def __init__(self, pixels: np.ndarray, places: np.ndarray) -> None:
+        self._pixels = pixels
+        self._places = np.append(places, places[-1:]) if len(places) % 2 else places
 
     def split(self, count: int) -> Iterator[torch.Tensor]:
         """`count` frames after the others, uint8 [count, H, W, 3], copied when they are taken."""
-        for first in range(0, len(self._samples), count):
-            yield torch.from_numpy(self._source.take(self._samples[first : first + count]))
+        for first in range(0, len(self._places), count):
+            frames = self._pixels[self._places[first : first + count]]
+            yield torch.from_numpy(np.ascontiguousarray(frames))
+
+
+# What a segment's frames come as; `split` gives either's in parts.
+SegmentFrames = torch.Tensor | HeldWindow
 
 
 class HeldSegments:
@@ -248,7 +258,9 @@ class HeldSegments:
     resize_seconds = 0.0
 
     def __init__(self, source: ArrayVideo, size: int, stride: int) -> None:
-        self._windows = [HeldWindow(source, cut) for cut in windows(source.count, size, stride)]
+        pixels, places = source.held()
+        cuts = windows(source.count, size, stride)
+        self._windows = [HeldWindow(pixels, places[cut.start : cut.end]) for cut in cuts]
 
     def __iter__(self) -> Iterator[HeldWindow]:
         return iter(self._windows)
