@@ -31,13 +31,20 @@ def indices(total: int, samples: int) -> list[int]:
 
 
 def tempo_fast(path: str, samples: int, decoder: str = "auto") -> Iterator[torch.Tensor]:
-    """This package: segments as they are made, patched as the engine does."""
+    """This package: segments as they are made, patched as the engine does.
+
+    That is by a thread with its share of torch's: a team of all of them would wait, spinning, for
+    its members to get a core from the decoders.
+    """
+    from tempo_fast.engine.crew import crew_size
     from tempo_fast.engine.ops import preprocess
     from tempo_fast.options import OpenOptions
+    from tempo_fast.threads import torch_in_threads
     from tempo_fast.video import open_source
     from tempo_fast.video.segments import SegmentReader
 
     options = OpenOptions(max_frames=samples, video_fps=1000, decoder=decoder)
+    torch_in_threads(max(1, torch.get_num_threads() // crew_size(torch.device("cpu"))))
     with open_source(path, options) as source:
         for segment in SegmentReader(source, WINDOW, WINDOW):
             yield preprocess(segment, (), torch.float32).reshape(-1, 1536)
