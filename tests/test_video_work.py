@@ -14,7 +14,7 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from tempo_fast.options import OpenOptions
-from tempo_fast.video import decode, runs, sequential
+from tempo_fast.video import decode, pixels, runs, sequential
 from tempo_fast.video.decode import VideoFile
 from tempo_fast.video.segments import SegmentReader
 
@@ -49,8 +49,8 @@ def conversions(monkeypatch):
             times.append(frame.pts)
             return self.reformatter.reformat(frame, **wishes)
 
-    monkeypatch.setattr(decode, "VideoReformatter", Counting)
-    monkeypatch.setattr(runs, "VideoReformatter", Counting)
+    for module in (decode, pixels, runs):
+        monkeypatch.setattr(module, "VideoReformatter", Counting)
     return times
 
 

@@ -18,6 +18,7 @@ from tempo_fast.threads import torch_in_one_thread, usable_cores
 from tempo_fast.video.container import open_video
 from tempo_fast.video.frames import FrameSource, Resize, as_it_is, never
 from tempo_fast.video.parallel import in_order
+from tempo_fast.video.pixels import to_pixels
 from tempo_fast.video.plan import Run, plan
 from tempo_fast.video.runs import RunReader, UnplannedError, open_runs
 from tempo_fast.video.samples import choose_samples
@@ -30,45 +31,6 @@ _ATTEMPTS = 3
 # Frames that may wait to be taken: these bytes as they are decoded, but always so many.
 _ROOM_BYTES = 160 << 20
 _LEAST_ROOM, _MOST_ROOM = 4, 64
-
-
-def to_pixels(
-    frame: av.VideoFrame,
-    size: tuple[int, int] | None = None,
-    reformatter: VideoReformatter | None = None,
-) -> np.ndarray:
-    """Convert to uint8 [H, W, 3] RGB, turned and mirrored as the file's display matrix says.
-
-    size: the upright (height, width) to scale to, where a stream changes its size on the way.
-    reformatter: to use for one frame after the other, which is quicker.
-    """
-    turned, mirrored, upside_down = _orientation(frame)
-    height, width = size or (None, None)
-    if turned:
-        height, width = width, height
-    converted = (reformatter or VideoReformatter()).reformat(
-        frame, format="rgb24", width=width, height=height, threads=1
-    )
-    pixels = converted.to_ndarray()
-    if turned:
-        pixels = pixels.swapaxes(0, 1)
-    if mirrored:
-        pixels = pixels[:, ::-1]
-    if upside_down:
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """To be done to show a frame: swap its axes, then left and right, then top and bottom.
-
-    By its display matrix, which takes x and y to a·x + c·y and b·x + d·y; the nearest quarter turn.
-    """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
 
 
 class _ResizeError(Exception):
@@ -201,7 +163,7 @@ class VideoFile(FrameSource):
         index, size = self._index, (self.height, self.width)
 
         def convert(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-            return resize(to_pixels(frame, size, reformatter))
+            return resize(to_pixels(frame, size, reformatter, resize is not as_it_is))
 
         @contextmanager
         def reading() -> Iterator[RunReader]:

@@ -6,9 +6,10 @@ Every step starts from and ends in 8-bit values: fusing steps would change pixel
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -120,9 +121,29 @@ def plan_resize(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tup
     return tuple(steps)
 
 
-def _by_pillow(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    image = Image.fromarray(np.ascontiguousarray(frame))
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+def _by_pillow(frame: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
+    image = _lent(frame) or Image.fromarray(np.ascontiguousarray(frame))
+    for step in steps:
+        image = image.resize((step.width, step.height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _lent(frame: np.ndarray) -> Image.Image | None:
+    """An image in a frame's own memory, where its pixels lie four bytes apart as Pillow's do.
+
+    It is for resizing: Pillow says that it has a fourth channel, which would be resized too.
+    """
+    memory, (height, width, _), (row, pixel, value) = frame.base, frame.shape, frame.strides
+    if (pixel, value) != (4, 1) or row < 4 * width or not isinstance(memory, np.ndarray):
+        return None
+    # Pillow checks that the memory is large enough, but takes it from its beginning on.
+    if not memory.flags.c_contiguous or memory.ctypes.data != frame.ctypes.data:
+        return None
+    if memory.nbytes < height * row:
+        return None
+    image = Image.frombuffer("RGB", (width, height), memory, "raw", "RGBX", row, 1)
+    image.im.setmode("RGB")
+    return image
 
 
 def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) -> np.ndarray:
@@ -136,10 +157,11 @@ def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) ->
 
 
 def _by_steps(frame: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
-    for step in steps:
-        if step.by_pillow:
-            frame = _by_pillow(frame, step.height, step.width)
-        else:
+    for by_pillow, together in groupby(steps, lambda step: step.by_pillow):
+        if by_pillow:
+            frame = _by_pillow(frame, together)
+            continue
+        for step in together:
             frame = _by_torch(frame, step.height, step.width, torch.float32)
     return frame
 
