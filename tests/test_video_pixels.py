@@ -17,6 +17,7 @@ from tempo_fast.video.resize import _lent, resize_frame
 from tempo_fast.video.segments import SegmentReader
 
 from .test_video_decode import make_clip
+from .test_video_exact import VARIANTS, write
 
 SIZES = [(16, 16), (48, 2), (64, 50), (112, 96), (640, 362), (848, 480), (1280, 720), (1920, 1080)]
 # BT.709, none said, BT.601 (two names), SMPTE 240M, BT.2020; none said, limited, full.
@@ -145,3 +146,15 @@ def test_segments_of_a_file_hold_the_pixels_that_a_decoder_gives(tmp_path, monke
     assert np.array_equal(found, frames)
     with open_source(path, OpenOptions(video_fps=30)) as source:
         assert all(frame.flags.c_contiguous for frame in source)
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "interlaced.mp4"])
+def test_decoded_frames_give_the_same_colours(tmp_path, name):
+    path = write(tmp_path / name, *VARIANTS[name])
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))[:24]
+    assert any(frame.interlaced_frame for frame in frames) == (name == "interlaced.mp4")
+    for frame in frames:
+        found = to_pixels(frame, spaced=True)
+        assert is_spaced(found) == pixels._is_twin(frame)
+        assert np.array_equal(found, to_pixels(frame))
