@@ -247,7 +247,8 @@ SECTIONS = {
 def _seconds(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    number, unit = (value, "s") if value >= 1 else (value * 1e3, "ms")
+    return f"{number:#.3g}".rstrip(".") + f" {unit}"  # with the zeros that are figures
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -19,10 +19,14 @@ EPS = 1e-6
 KINDS = ["even", "tied", "constant", "NaN"]
 # Interpreted, a thousand programs take seconds.
 CASES = [
-    *product([1, 2, 63, 128, 131], KINDS, [torch.float32, torch.bfloat16]),
+    *product([1, 2, 63, 131], KINDS, [torch.float32, torch.bfloat16]),
+    (128, "tied", torch.float32),
     (1024, "even", torch.bfloat16),
-    (1024, "NaN", torch.float32),
-    (4096, "tied", torch.float32),
+    (1025, "tied", torch.float32),  # the first of the configuration up to 4096
+    *(
+        pytest.param(4096, kind, torch.float32, marks=pytest.mark.gpu)
+        for kind in (KINDS if torch.cuda.is_available() else [])
+    ),
 ]
 
 
@@ -63,7 +67,8 @@ def test_is_the_two_kernels_bit_for_bit(device, segments, kind, dtype):
     arguments, done = scoring(device, dtype, kind, segments), counter(device)
     scores = relevance(*arguments, EPS)
     budgets = [segments, 2 * segments + segments // 2, 28 * segments + 3, 10**15]
-    for budget in budgets if segments < 1000 else budgets[1:2]:
+    few = segments > 1000 or (segments > 100 and dtype == torch.bfloat16)
+    for budget in budgets[1:2] if few else budgets:
         rule = {"tokens": 128, "budget": budget, "min_tokens": 4}
         found = relevance_allocate(*arguments, EPS, done, **rule)
         assert done.item() == 0
