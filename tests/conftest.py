@@ -19,6 +19,7 @@ if not torch.cuda.is_available():
 
 from tempo_fast import TempoFastPipeline
 from tempo_fast.demo.checkpoint import make_checkpoint
+from tempo_fast.engine import chunks, crew
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.stem for path in (GOLDEN / "cases").glob("*.safetensors"))
@@ -115,3 +116,14 @@ def clip() -> Path:
 def clip_frames() -> np.ndarray:
     """A short array video of five segments, the last of one frame."""
     return make_frames(33, 90, 160, 20)
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch):
+    """As on a machine with four."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(crew, "usable_cores", lambda: 4)
+    monkeypatch.setattr(chunks, "FEWEST_TOKENS", 1)
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
