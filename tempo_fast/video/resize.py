@@ -9,15 +9,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import takewhile
+from operator import attrgetter
 
 import numpy as np
 import torch
 from PIL import Image
 
 from tempo_fast.errors import VideoError
-from tempo_fast.video.enlarge import resize_float, resize_planes
 from tempo_fast.video.handoff import Segment
+from tempo_fast.video.lines import Lines, as_pillow, as_torch
+from tempo_fast.video.rows import resize_planes
 
 LONGEST_MULTIPLE = 16
 MAX_RATIO = 200
@@ -146,24 +148,23 @@ def _lent(frame: np.ndarray) -> Image.Image | None:
     return image
 
 
-def _by_torch(frame: np.ndarray, height: int, width: int, dtype: torch.dtype) -> np.ndarray:
-    """The pixels as torch leaves them: planes that follow one another in memory."""
-    pixels = torch.from_numpy(np.array(frame, order="C"))  # a copy: others can't be written to
-    if dtype.is_floating_point:
-        planes = resize_float(pixels, height, width).clamp_(0, 255).round_()
-    else:
-        planes = resize_planes(pixels.permute(2, 0, 1), height, width)
-    return planes.numpy().astype(np.uint8, order="C", copy=False).transpose(1, 2, 0)
-
-
-def _by_steps(frame: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
-    for by_pillow, together in groupby(steps, lambda step: step.by_pillow):
-        if by_pillow:
-            frame = _by_pillow(frame, together)
+def _by_rows(frame: torch.Tensor, steps: Iterable[Step]) -> torch.Tensor:
+    """uint8 [H, W, 3] of the last step, whose planes may follow one another in memory."""
+    lines = Lines.of(frame)
+    for step in steps:
+        if not step.by_pillow:
+            lines = as_torch(lines, step.height, step.width)
             continue
-        for step in together:
-            frame = _by_torch(frame, step.height, step.width, torch.float32)
-    return frame
+        resized = as_pillow(lines, step.height, step.width)
+        if resized is None:
+            pixels = _by_pillow(lines.pixels().numpy(), [step])
+            resized = Lines.of(_writable(pixels))
+        lines = resized
+    return lines.pixels()
+
+
+def _writable(frame: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(frame, order="C"))  # a copy: others can't be written to
 
 
 def frame_size(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tuple[int, int]:
@@ -177,7 +178,11 @@ def resize_frame(frame: np.ndarray, limits: FrameLimits = PUBLISHED) -> np.ndarr
 
     After the last of them its planes may follow one another in memory.
     """
-    return _by_steps(frame, plan_resize(*frame.shape[:2], limits))
+    steps = plan_resize(*frame.shape[:2], limits)
+    if frame.strides[1] == 4 and (first := tuple(takewhile(attrgetter("by_pillow"), steps))):
+        # Pillow is lent these pixels; to be turned they would have to be packed.
+        frame, steps = _by_pillow(frame, first), steps[len(first) :]
+    return _by_rows(_writable(frame), steps).numpy() if steps else frame
 
 
 def resize_frames(frames: torch.Tensor, steps: Sequence[tuple[int, int, bool]]) -> torch.Tensor:
@@ -186,9 +191,9 @@ def resize_frames(frames: torch.Tensor, steps: Sequence[tuple[int, int, bool]]) 
     frames: uint8 [F, H, W, 3] on the CPU, F even. Returns uint8 [F, h, w, 3], whose planes may
     follow one another in memory.
     """
-    resized = Segment(len(frames))
-    for row, frame in enumerate(frames.numpy()):
-        resized.fill(row, _by_steps(frame, [Step(*step) for step in steps]))
+    resized, steps = Segment(len(frames)), [Step(*step) for step in steps]
+    for row, frame in enumerate(frames):
+        resized.fill(row, _by_rows(frame, steps).numpy())
     return resized.tensor()
 
 
@@ -214,4 +219,5 @@ def resize_image(image: np.ndarray, *, factor: int, min_pixels: int, max_pixels:
     )
     if wanted == image.shape[:2]:
         return image
-    return _by_torch(image, *wanted, torch.uint8)
+    planes = resize_planes(_writable(image).permute(2, 0, 1), *wanted)
+    return planes.numpy().transpose(1, 2, 0)
