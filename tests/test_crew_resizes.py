@@ -32,10 +32,8 @@ def test_a_crew_resizes_frames_in_memory_alike(pipe, monkeypatch, shape):
     """Pillow's step and torch's, torch's alone, and none; an odd last frame."""
     frames = np.random.default_rng(0).integers(0, 256, (67, *shape, 3), np.uint8)
     by = []
-    resize_frames = encoder.resize_frames
-    monkeypatch.setattr(
-        encoder, "resize_frames", lambda *args: by.append(1) or resize_frames(*args)
-    )
+    resize_lines = encoder.resize_lines
+    monkeypatch.setattr(encoder, "resize_lines", lambda *args: by.append(1) or resize_lines(*args))
     ask = {"fps": 2.0, "visual_token_budget": 24}
     found = pipe.compress(frames, "What moves?", **ask)
     assert len(by) == (0 if shape == (256, 512) else 34)
@@ -63,7 +61,7 @@ def test_the_crews_resizing_is_on_the_clock(pipe):
 
 def test_the_crew_ends_before_the_next_pair(pipe, monkeypatch):
     """As at a Ctrl-C: nobody waits until the frames of a whole chunk are resized."""
-    resized, resize_frames = [], encoder.resize_frames
+    resized, resize_lines = [], encoder.resize_lines
 
     def interrupts(frames, steps):
         resized.append(1)
@@ -71,9 +69,9 @@ def test_the_crew_ends_before_the_next_pair(pipe, monkeypatch):
             time.sleep(0.3)  # by when the main thread waits for a chunk
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.1)
-        return resize_frames(frames, steps)
+        return resize_lines(frames, steps)
 
-    monkeypatch.setattr(encoder, "resize_frames", interrupts)
+    monkeypatch.setattr(encoder, "resize_lines", interrupts)
     frames = np.zeros((256, 90, 160, 3), np.uint8)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

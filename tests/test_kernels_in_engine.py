@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tempo_fast.compression.compressor import Compressor
 from tempo_fast.compression.strategies import Strategy
 from tempo_fast.engine import ops
 from tempo_fast.options import OpenOptions
-from tempo_fast.video.resize import resize_frame
+from tempo_fast.video.resize import FrameLimits, plan_resize, resize_frame
 from tempo_fast.video.segments import SegmentReader
 from tempo_fast.video.source import open_source
 from tempo_kernels.allocate import MAX_SEGMENTS
@@ -146,11 +147,15 @@ def test_golden_relevance_by_the_kernel(pipe, golden_case, monkeypatch, name):
 
 
 @needs_kernels
-def test_a_video_through_the_kernels(pipe, clip_frames, launched):
+def test_a_video_through_the_kernels(pipe, clip_frames, launched, monkeypatch):
     """Resizing on the device, 3-D positions, time tags, deepstack, allocation and sampling too."""
     ask = {"max_new_tokens": 2, "visual_token_budget": 12, "temperature": 0.8, "seed": 1}
     options = {"fps": 2.0, "frame_windows": 2, **ask}
+    # Frames of the published size, 128 tokens, would be interpreted for a minute.
+    small = replace(pipe.config, frames=FrameLimits(min_pixels=128**2, max_pixels=128**2))
+    monkeypatch.setattr(pipe, "config", small)
     frames = clip_frames[:4]
+    assert [step.by_pillow for step in plan_resize(*frames.shape[1:3], small.frames)] == [1, 0]
     plain = pipe(frames, "What moves?", **options)
     assert not launched
     pipe.checkpoint.model.vision._tables.clear()
@@ -278,8 +283,6 @@ def test_another_word_for_launches_is_refused(pipe, monkeypatch):
 
 @needs_kernels
 def test_frames_resized_by_the_kernels_are_the_hosts(clip_frames, kernels):
-    from tempo_fast.video.resize import plan_resize
-
     frames = clip_frames[:2]
     steps = [(s.height, s.width, s.by_pillow) for s in plan_resize(*frames.shape[1:3])]
     source = open_source(frames, OpenOptions(fps=2.0))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tempo_fast.video import lines, resize, rows
-from tempo_fast.video.lines import Lines, as_pillow, as_torch, enlarged
-from tempo_fast.video.resize import plan_resize, resize_frames
+from tempo_fast.video import lines, rows
+from tempo_fast.video.lines import Layout, leaves_torchs_bits, resize_lines
+from tempo_fast.video.resize import plan_resize
 from tempo_fast.video.rows import MOST_TAPS, exact, pillow_rows, resize_planes, torch_rows
 
 SUMS = pytest.mark.skipif(not rows.AVAILABLE, reason="torch has no FBGEMM here")
@@ -33,17 +33,13 @@ def pixels(planes):
     return planes.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0)
 
 
-def made(step, frame, height, width):
-    resized = step(Lines.of(frame), height, width)
-    assert resized.size == (height, width)
-    return resized.pixels()
+def made(frame, height, width, *, by_pillow):
+    return resize_lines(frame[None], ((height, width, by_pillow),))[0]
 
 
-def both_planes(frame, height, width):
-    resized = enlarged(Lines.of(frame), height, width)
-    return (torchs(frame, height, width) if resized is None else resized.planes()), torchs(
-        frame, height, width
-    )
+def taken(before, after, frames=1):
+    """Whether sums of rows take torch's place."""
+    return leaves_torchs_bits(Layout(frames, *before), Layout(frames, *after))
 
 
 def stark(frame):
@@ -68,10 +64,10 @@ def test_every_size_that_torch_enlarges():
     for before, after in sizes:
         frame = noise(*before, seed=2)
         # Where torch's compiled code fuses no product with its sum, most have no such rows.
-        assert enlarged(Lines.of(frame), *after) is not None or not FMA
-        assert torch.equal(*both_planes(frame, *after))
+        assert taken(before, after) or not FMA
         for shown in (frame, stark(frame)):
-            assert torch.equal(made(as_torch, shown, *after), pixels(torchs(shown, *after)))
+            resized = made(shown, *after, by_pillow=False)
+            assert torch.equal(resized, pixels(torchs(shown, *after)))
 
 
 @SUMS
@@ -81,7 +77,7 @@ def test_every_size_that_pillow_resizes():
     for before, after in sizes:
         frame = noise(*before, seed=3)
         for shown in (frame, stark(frame)):
-            assert torch.equal(made(as_pillow, shown, *after), pillows(shown, *after))
+            assert torch.equal(made(shown, *after, by_pillow=True), pillows(shown, *after))
 
 
 ODD = [
@@ -98,17 +94,17 @@ ODD = [
 @pytest.mark.parametrize(("before", "after"), ODD)
 def test_odd_sizes(before, after):
     frame = noise(*before)
-    assert torch.equal(*both_planes(frame, *after))
-    assert torch.equal(made(as_torch, frame, *after), pixels(torchs(frame, *after)))
-    assert torch.equal(made(as_pillow, frame, *after), pillows(frame, *after))
-    assert torch.equal(made(as_pillow, noise(*after), *before), pillows(noise(*after), *before))
+    assert torch.equal(made(frame, *after, by_pillow=False), pixels(torchs(frame, *after)))
+    assert torch.equal(made(frame, *after, by_pillow=True), pillows(frame, *after))
+    frame = noise(*after)
+    assert torch.equal(made(frame, *before, by_pillow=True), pillows(frame, *before))
 
 
 @pytest.mark.parametrize("after", [(63, 128), (64, 127), (32, 32)])
 def test_what_shrinks_is_left_to_torch(after):
     frame = noise(64, 128)
-    assert enlarged(Lines.of(frame), *after) is None
-    assert torch.equal(made(as_torch, frame, *after), pixels(torchs(frame, *after)))
+    assert not taken((64, 128), after)
+    assert torch.equal(made(frame, *after, by_pillow=False), pixels(torchs(frame, *after)))
 
 
 @pytest.mark.parametrize(("size", "out"), [(1, 1), (1, 5), (5, 5), (64, 96), (131, 132), (10, 500)])
@@ -133,39 +129,66 @@ def test_pillows_weights_are_whole():
 
 def test_a_frame_that_shrinks_much_is_pillows():
     frame = noise(2, 64 * MOST_TAPS)
-    assert as_pillow(Lines.of(frame), 2, 64) is None
-    resized = resize_frames(frame[None], [(2, 64, True), (4, 96, False)])[0]
+    assert not exact(64 * MOST_TAPS, 64)
+    resized = resize_lines(frame[None], ((2, 64, True), (4, 96, False)))[0]
     assert torch.equal(resized, pixels(torchs(pillows(frame, 2, 64), 4, 96)))
 
 
-def test_pillows_planes():
-    """Pillow's step after torch's, which leaves planes, as no published chain has it."""
-    frame = noise(30, 50)
-    resized = resize_frames(frame[None], [(60, 100, False), (45, 90, True)])[0]
-    assert torch.equal(resized, pillows(pixels(torchs(frame, 60, 100)).contiguous(), 45, 90))
+def chain(frame, *steps):
+    """Step after step by the libraries themselves."""
+    for height, width, by_pillow in steps:
+        frame = pillows(frame, height, width) if by_pillow else pixels(torchs(frame, height, width))
+        frame = frame.contiguous()
+    return frame
 
 
+CHAINS = {
+    "published, small": ((90, 160), (128, 192, True), (320, 448, False)),
+    "published, high": ((720, 1280), (288, 512, True), (256, 512, True)),
+    "height alone, twice": ((50, 64), (60, 64, True), (70, 64, False)),
+    "planes to Pillow": ((30, 50), (60, 100, False), (45, 90, True)),
+    "planes to torch": ((30, 50), (60, 100, False), (61, 110, False)),
+    "planes that shrink": ((30, 50), (60, 100, False), (30, 50, False)),
+    "planes to Pillow itself": ((4, 30), (5, 64 * MOST_TAPS, False), (6, 64, True)),
+    "nothing to do": ((30, 50), (30, 50, True), (30, 50, False)),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_frames_together(name):
+    """Those of a table are what each is alone, in whatever order their values lie."""
+    size, *steps = CHAINS[name]
+    frames = torch.stack([noise(*size, seed) for seed in range(3)])
+    resized = resize_lines(frames, tuple(steps))
+    assert torch.equal(resized, torch.stack([chain(frame, *steps) for frame in frames]))
+    lying_otherwise = frames.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    assert torch.equal(resize_lines(lying_otherwise, tuple(steps)), resized)
+
+
+@pytest.fixture
+def planned_anew():
+    lines._plan.cache_clear()
+    yield
+    lines._plan.cache_clear()
+
+
+@pytest.mark.usefixtures("planned_anew")
 def test_a_machine_that_leaves_other_bits_takes_torchs(monkeypatch):
     sums = rows._sums
     monkeypatch.setattr(rows, "_sums", lambda *args: sums(*args).mul_(1 + 1e-6))
-    lines._leaves_torchs_bits.cache_clear()
-    try:
-        frame = noise(64, 128)
-        assert enlarged(Lines.of(frame), 256, 512) is None
-        assert torch.equal(made(as_torch, frame, 256, 512), pixels(torchs(frame, 256, 512)))
-    finally:
-        lines._leaves_torchs_bits.cache_clear()
+    frame = noise(64, 128)
+    assert not taken((64, 128), (256, 512))
+    monkeypatch.undo()
+    monkeypatch.setattr(lines, "leaves_torchs_bits", lambda *layouts: False)
+    assert torch.equal(made(frame, 256, 512, by_pillow=False), pixels(torchs(frame, 256, 512)))
 
 
-def test_a_machine_without_fast_sums_takes_pillow_and_torch(monkeypatch):
-    frame, steps = noise(90, 160)[None], [(128, 192, True), (320, 448, False)]
-    fast = resize_frames(frame, steps)
+@pytest.mark.usefixtures("planned_anew")
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_machine_without_fast_sums_takes_pillow_and_torch(monkeypatch, name):
+    size, *steps = CHAINS[name]
+    frames = torch.stack([noise(*size, seed) for seed in range(2)])
     monkeypatch.setattr(lines, "AVAILABLE", False)
-    lines._leaves_torchs_bits.cache_clear()
-    called, by_pillow = [], resize._by_pillow
-    monkeypatch.setattr(resize, "_by_pillow", lambda *a: called.append(1) or by_pillow(*a))
-    try:
-        assert torch.equal(resize_frames(frame, steps), fast)
-        assert called
-    finally:
-        lines._leaves_torchs_bits.cache_clear()
+    monkeypatch.setattr(rows, "_sums", None)
+    resized = resize_lines(frames, tuple(steps))
+    assert torch.equal(resized, torch.stack([chain(frame, *steps) for frame in frames]))

@@ -190,6 +190,13 @@ def lies_in_planes(frames: torch.Tensor) -> bool:
     return are_some and frames.permute(0, 3, 1, 2).is_contiguous()
 
 
+def _lies_in_lines(frames: torch.Tensor) -> bool:
+    """Whether the lines of each plane are contiguous and sixteen bytes can be moved as a number."""
+    *others, along = frames.permute(0, 3, 1, 2).stride()
+    starts = (frames.storage_offset(), frames.data_ptr(), *others)
+    return along == 1 and frames.numel() > 0 and all(start % PATCH == 0 for start in starts)
+
+
 def to_patches_ref(
     frames: torch.Tensor, dtype: torch.dtype = torch.bfloat16, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -197,8 +204,7 @@ def to_patches_ref(
     count, height, width, _ = frames.shape
     rows, columns = height // SIDE, width // SIDE
     patches = patches_for(count, height, width, dtype, frames, out)
-    aligned = frames.storage_offset() % PATCH == frames.data_ptr() % PATCH == 0
-    if aligned and lies_in_planes(frames):
+    if _lies_in_lines(frames):
         # A row of a patch, 16 bytes, is moved as one number.
         lines = frames.permute(0, 3, 1, 2).view(torch.complex128)
         split = lines.view(-1, TEMPORAL, CHANNELS, rows, MERGE, PATCH, columns, MERGE)

@@ -25,7 +25,7 @@ from tempo_fast.language_model.steps import MOST_GRAPHS as MOST_STEPS
 from tempo_fast.models.decoder import Deepstack
 from tempo_fast.models.tempo import TempoModel
 from tempo_fast.options import AskOptions
-from tempo_fast.video.resize import resize_frames
+from tempo_fast.video.lines import resize_lines
 from tempo_fast.video.segments import SegmentFrames
 
 # Tokens that run at once. An accelerator wants enough to be busy; a CPU wants the activations to
@@ -232,7 +232,7 @@ class SegmentEncoder:
             steps = plan.resizing
             if steps and not ops.uses_kernels(self.device):
                 with lanes.clock("resize"):
-                    frames, steps = resize_frames(frames, steps), ()
+                    frames, steps = resize_lines(frames, steps), ()
             with lanes.on("vision"):
                 patches = ops.preprocess(frames, steps, self.model.memory_tokens.dtype)
                 parts.append(self._embed(patches))

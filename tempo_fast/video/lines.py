@@ -1,121 +1,175 @@
-"""Resizing a frame as a table of its lines, by sums of weighted rows (see `rows`).
+"""Frames resized as tables of their lines, by sums of weighted rows (see `rows`).
 
-Where the pixels of a frame are interleaved the table is [H, W·3], where its planes follow one
-another [3·H, W]. The height of either is resized as it is; for the width the table is turned, which
-leaves planes.
+Frames whose pixels are interleaved are a table [F·H, W·3], planes that follow one another are
+[3·F·H, W]. The height of either is resized as it is; for the width the table is turned, which
+leaves planes. What is done to the frames of one size is planned once: the rest is a few sums.
 
 Pillow's step gives Pillow's pixels, by exact arithmetic. torch's enlarging gives torch's bits:
 torch adds up the few products of a pixel one after another in float32, as `embedding_bag` does.
 Of more, where a frame shrinks, it sums several at once: that is left to torch. The orders are those
-of compiled code, which differs from machine to machine: whether the bits are the same is seen once
-for a size. Where a sum all but cancels out they may differ still, by some 1e-11, which rounding to
-bytes takes away.
+of compiled code, which differs from machine to machine: whether the bits are the same is seen when
+it is planned. Where a sum all but cancels out they may differ still, by some 1e-11, which rounding
+to bytes takes away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
+import numpy as np
 import torch
+from PIL import Image
 
 from tempo_fast.video.rows import AVAILABLE, Rows, exact, pillow_rows, resize_planes, torch_rows
 
 CHANNELS = 3
 # Values that are turned at once, which a core's cache then holds.
 TURNED = 1 << 19
-# (size, out, tables) to the rows of so many tables that lie one below the other.
-RowsFor = Callable[[int, int, int], Rows]
+
+# (height, width, by_pillow), as `tempo_fast.video.resize.Step` has them.
+Sizes = tuple[int, int, bool]
+Work = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Lines:
-    """A frame as a table of lines, [H, W·3] or where planar [3·H, W], uint8 or float32."""
+class Layout:
+    """What a table has in it."""
 
-    table: torch.Tensor
-    planar: bool
-
-    @classmethod
-    def of(cls, frame: torch.Tensor) -> Lines:
-        """Those of uint8 [H, W, 3]; copied unless contiguous."""
-        return cls(frame.reshape(len(frame), -1), planar=False)
+    frames: int
+    height: int
+    width: int
+    planar: bool = False
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        lines, values = self.table.shape
-        return (lines // CHANNELS, values) if self.planar else (lines, values // CHANNELS)
+    def tables(self) -> int:
+        """Frames, or planes, that lie one below the other."""
+        return CHANNELS * self.frames if self.planar else self.frames
 
-    def planes(self) -> torch.Tensor:
-        """[3, H, W], wherever its values are."""
+    def planes(self, table: torch.Tensor) -> torch.Tensor:
+        """[F, 3, H, W] of a table, wherever its values are."""
         if self.planar:
-            return self.table.unflatten(0, (CHANNELS, -1))
-        return self.table.unflatten(1, (-1, CHANNELS)).permute(2, 0, 1)
+            return table.view(CHANNELS, self.frames, self.height, -1).transpose(0, 1)
+        return table.view(self.frames, self.height, -1, CHANNELS).permute(0, 3, 1, 2)
 
-    def pixels(self) -> torch.Tensor:
-        """uint8 [H, W, 3], wherever its values are, which are whole numbers 0…255."""
-        return self.planes().permute(1, 2, 0).to(torch.uint8)
-
-    def resized(self, height: int, width: int, rows: RowsFor) -> Lines:
-        """The width resized, and then the height, where they change."""
-        lines, size = self, self.size
-        if width != size[1]:
-            lines = _turned(lines.table, size[1], rows(size[1], width, 1))
-        if height != size[0]:
-            down = rows(size[0], height, CHANNELS if lines.planar else 1)
-            lines = Lines(down.of(lines.table.float()), lines.planar)
-        return lines
+    def images(self, table: torch.Tensor) -> torch.Tensor:
+        """uint8 [F, H, W, 3] of a table of whole numbers 0…255."""
+        return self.planes(table).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def _turned(table: torch.Tensor, width: int, rows: Rows) -> Lines:
-    """Lines [n, width·c] resized, some of them at a time."""
-    n, channels = len(table), table.shape[1] // width
-    planes = torch.empty(channels, n, len(rows.index))
-    some = max(1, TURNED // table.shape[1])
-    for first in range(0, n, some):
-        columns = table[first : first + some].t().contiguous().float().view(width, -1)
-        planes[:, first : first + some] = rows.of(columns).t().unflatten(0, (channels, -1))
-    return Lines(planes.flatten(0, 1), planar=True)
+def resize_lines(frames: torch.Tensor, steps: tuple[Sizes, ...]) -> torch.Tensor:
+    """Resize frames uint8 [F, H, W, 3] by Pillow's 8-bit bicubic and torch's in float32, rounded.
 
-
-def as_pillow(lines: Lines, height: int, width: int) -> Lines | None:
-    """Pillow's 8-bit bicubic, in whole numbers; None where Pillow itself is to be asked."""
-    pairs = zip(lines.size, (height, width), strict=True)
-    if not (AVAILABLE and all(exact(*sides) for sides in pairs)):
-        return None
-    return lines.resized(height, width, pillow_rows)
-
-
-def as_torch(lines: Lines, height: int, width: int) -> Lines:
-    """torch's antialiased bicubic in float32, clamped to 0…255 and rounded."""
-    if (height, width) == lines.size:
-        return lines
-    resized = enlarged(lines, height, width)
-    if resized is None:
-        planes = resize_planes(lines.planes().float(), height, width)
-        resized = Lines(planes.flatten(0, 1), planar=True)
-    resized.table.clamp_(0, 255).round_()
-    return resized
-
-
-def enlarged(lines: Lines, height: int, width: int) -> Lines | None:
-    """`as_torch` before it is clamped, as sums of rows; None unless they leave torch's own bits."""
-    if not _leaves_torchs_bits(*lines.size, height, width):
-        return None
-    return lines.resized(height, width, torch_rows)
+    Returns uint8 [F, h, w, 3]; planes may follow one another in memory, those of all frames that
+    are red first.
+    """
+    count, height, width, _ = frames.shape
+    works, layout = _plan(Layout(count, height, width), steps)
+    table = frames.reshape(count * height, -1)
+    for work in works:
+        table = work(table)
+    return layout.images(table)
 
 
 @lru_cache(maxsize=64)
-def _leaves_torchs_bits(height: int, width: int, to_height: int, to_width: int) -> bool:
-    if not AVAILABLE or to_height < height or to_width < width:
+def _plan(layout: Layout, steps: tuple[Sizes, ...]) -> tuple[list[Work], Layout]:
+    works: list[Work] = []
+    for height, width, by_pillow in steps:
+        wanted = replace(layout, height=height, width=width)
+        if wanted == layout:
+            continue
+        if by_pillow:
+            more, layout = _pillows(layout, wanted)
+        else:
+            more, layout = _torchs(layout, wanted)
+        works += more
+    return works, layout
+
+
+def _pillows(layout: Layout, wanted: Layout) -> tuple[list[Work], Layout]:
+    exactly = exact(layout.height, wanted.height) and exact(layout.width, wanted.width)
+    if AVAILABLE and exactly:
+        return _by_rows(layout, wanted, pillow_rows)
+    return [partial(_by_pillow, layout, wanted)], replace(wanted, planar=False)
+
+
+def _torchs(layout: Layout, wanted: Layout) -> tuple[list[Work], Layout]:
+    if leaves_torchs_bits(layout, wanted):
+        works, layout = _by_rows(layout, wanted, torch_rows)
+    else:
+        works, layout = [partial(_by_torch, layout, wanted)], replace(wanted, planar=True)
+    return [*works, _rounded], layout
+
+
+def _by_rows(
+    layout: Layout, wanted: Layout, rows: Callable[[int, int, int], Rows]
+) -> tuple[list[Work], Layout]:
+    """The width first, and then the height, where they change."""
+    works = []
+    if wanted.width != layout.width:
+        works.append(partial(_turned, layout.width, rows(layout.width, wanted.width, 1)))
+        layout = replace(layout, width=wanted.width, planar=True)
+    if wanted.height != layout.height:
+        works.append(partial(_down, rows(layout.height, wanted.height, layout.tables)))
+        layout = replace(layout, height=wanted.height)
+    return works, layout
+
+
+def leaves_torchs_bits(layout: Layout, wanted: Layout) -> bool:
+    """Whether sums of rows give the bits of torch's own float32 resizing, before it is rounded."""
+    if not AVAILABLE or wanted.height < layout.height or wanted.width < layout.width:
         return False
     seed = torch.Generator().manual_seed(0)
-    noise = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=seed)
+    lines = layout.tables * layout.height
+    size = (lines, layout.width * (1 if layout.planar else CHANNELS))
+    noise = torch.randint(256, size, dtype=torch.uint8, generator=seed)
+    works, resized = _by_rows(layout, wanted, torch_rows)
     # Black and white cancel out more often, which shows what noise hides.
-    for frame in (noise, (noise & 1) * 255):
-        lines = Lines.of(frame)
-        planes = resize_planes(lines.planes().float(), to_height, to_width)
-        if not torch.equal(lines.resized(to_height, to_width, torch_rows).planes(), planes):
+    for table in (noise, (noise & 1) * 255):
+        sums = table
+        for work in works:
+            sums = work(sums)
+        if not torch.equal(resized.planes(sums), _interpolated(layout, wanted, table)):
             return False
     return True
+
+
+def _interpolated(layout: Layout, wanted: Layout, table: torch.Tensor) -> torch.Tensor:
+    frames = layout.planes(table).float()
+    return torch.stack([resize_planes(planes, wanted.height, wanted.width) for planes in frames])
+
+
+def _turned(width: int, rows: Rows, table: torch.Tensor) -> torch.Tensor:
+    """A table [n, width·c] to the planes [c·n, out], some lines at a time."""
+    n, values = table.shape
+    if table.numel() <= TURNED:
+        return rows.of(table.t().contiguous().float().view(width, -1)).t().contiguous()
+    planes, some = torch.empty(values // width, n, len(rows.index)), max(1, TURNED // values)
+    for lines, into in zip(table.split(some), planes.split(some, 1), strict=True):
+        turned = rows.of(lines.t().contiguous().float().view(width, -1)).t()
+        into.copy_(turned.view(into.shape))
+    return planes.flatten(0, 1)
+
+
+def _down(rows: Rows, table: torch.Tensor) -> torch.Tensor:
+    return rows.of(table.float())
+
+
+def _rounded(table: torch.Tensor) -> torch.Tensor:
+    return table.clamp_(0, 255).round_()
+
+
+def _by_pillow(layout: Layout, wanted: Layout, table: torch.Tensor) -> torch.Tensor:
+    """Pillow's own, frame by frame."""
+    size = (wanted.width, wanted.height)
+    images = [
+        Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+        for image in layout.images(table).contiguous().numpy()
+    ]
+    return torch.from_numpy(np.stack(images)).flatten(2).flatten(0, 1)
+
+
+def _by_torch(layout: Layout, wanted: Layout, table: torch.Tensor) -> torch.Tensor:
+    """torch's own, frame by frame."""
+    return _interpolated(layout, wanted, table).transpose(0, 1).reshape(-1, wanted.width)

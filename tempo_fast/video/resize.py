@@ -6,8 +6,8 @@ Every step starts from and ends in 8-bit values: fusing steps would change pixel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from itertools import takewhile
 from operator import attrgetter
@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 
 from tempo_fast.errors import VideoError
-from tempo_fast.video.handoff import Segment
-from tempo_fast.video.lines import Lines, as_pillow, as_torch
+from tempo_fast.video.lines import resize_lines
 from tempo_fast.video.rows import resize_planes
 
 LONGEST_MULTIPLE = 16
@@ -148,21 +147,6 @@ def _lent(frame: np.ndarray) -> Image.Image | None:
     return image
 
 
-def _by_rows(frame: torch.Tensor, steps: Iterable[Step]) -> torch.Tensor:
-    """uint8 [H, W, 3] of the last step, whose planes may follow one another in memory."""
-    lines = Lines.of(frame)
-    for step in steps:
-        if not step.by_pillow:
-            lines = as_torch(lines, step.height, step.width)
-            continue
-        resized = as_pillow(lines, step.height, step.width)
-        if resized is None:
-            pixels = _by_pillow(lines.pixels().numpy(), [step])
-            resized = Lines.of(_writable(pixels))
-        lines = resized
-    return lines.pixels()
-
-
 def _writable(frame: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(frame, order="C"))  # a copy: others can't be written to
 
@@ -182,19 +166,9 @@ def resize_frame(frame: np.ndarray, limits: FrameLimits = PUBLISHED) -> np.ndarr
     if frame.strides[1] == 4 and (first := tuple(takewhile(attrgetter("by_pillow"), steps))):
         # Pillow is lent these pixels; to be turned they would have to be packed.
         frame, steps = _by_pillow(frame, first), steps[len(first) :]
-    return _by_rows(_writable(frame), steps).numpy() if steps else frame
-
-
-def resize_frames(frames: torch.Tensor, steps: Sequence[tuple[int, int, bool]]) -> torch.Tensor:
-    """Resize the frames of a segment by steps of (height, width, by_pillow).
-
-    frames: uint8 [F, H, W, 3] on the CPU, F even. Returns uint8 [F, h, w, 3], whose planes may
-    follow one another in memory.
-    """
-    resized, steps = Segment(len(frames)), [Step(*step) for step in steps]
-    for row, frame in enumerate(frames):
-        resized.fill(row, _by_rows(frame, steps).numpy())
-    return resized.tensor()
+    if not steps:
+        return frame
+    return resize_lines(_writable(frame)[None], tuple(map(astuple, steps)))[0].numpy()
 
 
 def image_size(
