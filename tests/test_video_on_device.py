@@ -35,7 +35,7 @@ def watched(preprocess, segments):
 
 def test_a_kernel_resizes_and_the_host_does_not(clip, golden, monkeypatch):
     with pretend_cuda(monkeypatch) as gpu, monkeypatch.context() as patch:
-        for name in ("_by_pillow", "resize_lines"):
+        for name in ("resize_pixels", "resize_lines"):
             patch.setattr(resize, name, None)  # which can't be called
         folder = golden / "checkpoint" / "tiny-tempo"
         pipe = TempoFastPipeline.from_pretrained(folder, device="cuda")

@@ -11,9 +11,10 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from tempo_fast.options import OpenOptions
-from tempo_fast.video import load_frames, open_source, pixels
+from tempo_fast.video import load_frames, open_source, pillow, pixels, resize
+from tempo_fast.video.pillow import _lent
 from tempo_fast.video.pixels import to_pixels
-from tempo_fast.video.resize import _lent, resize_frame
+from tempo_fast.video.resize import resize_frame
 from tempo_fast.video.segments import SegmentReader
 
 from .test_video_decode import make_clip
@@ -97,11 +98,14 @@ def test_conversions_that_differ_are_noticed(monkeypatch):
     assert not pixels._tried.__wrapped__("yuv420p", 64, 1, 1)
 
 
+@pytest.mark.parametrize("lends", [True, False])
 @pytest.mark.parametrize(
     ("height", "width"),
     [(720, 1280), (1080, 1920), (1280, 720), (1000, 1000), (64, 192), (16, 16), (512, 512)],
 )
-def test_resized_they_are_the_same(height, width):
+def test_resized_they_are_the_same(monkeypatch, height, width, lends):
+    """Lent to a Pillow that takes them, and packed for one that doesn't."""
+    monkeypatch.setattr(resize, "LENDS", lends and pillow.LENDS)
     quads = np.random.default_rng(0).integers(0, 256, (height, width, 4), np.uint8)
     frame = quads[:, :, :3]
     before = quads.copy()
@@ -110,6 +114,7 @@ def test_resized_they_are_the_same(height, width):
     assert np.array_equal(quads, before)
 
 
+@pytest.mark.skipif(not pillow.LENDS, reason="Pillow 13 can't be lent pixels")
 def test_an_image_in_the_memory_of_pixels():
     quads = np.random.default_rng(0).integers(0, 256, (600, 700, 4), np.uint8)
     plain = np.ascontiguousarray(quads[:, :, :3])
@@ -130,7 +135,9 @@ def test_an_image_in_the_memory_of_pixels():
         assert np.array_equal(resize_frame(frame), resize_frame(np.ascontiguousarray(frame)))
 
 
-def test_segments_of_a_file_hold_the_pixels_that_a_decoder_gives(tmp_path, monkeypatch):
+@pytest.mark.parametrize("lends", [True, False])
+def test_segments_of_a_file_hold_the_pixels_that_a_decoder_gives(tmp_path, monkeypatch, lends):
+    monkeypatch.setattr("tempo_fast.video.decode.LENDS", lends)
     monkeypatch.setattr("tempo_fast.video.decode.usable_cores", lambda: 2)
     path = make_clip(tmp_path / "clip.mp4", g="12")
     frames, _ = load_frames(path, video_fps=30)
@@ -142,7 +149,8 @@ def test_segments_of_a_file_hold_the_pixels_that_a_decoder_gives(tmp_path, monke
 
     with open_source(path, OpenOptions(video_fps=30)) as source:
         found = np.concatenate([part.numpy() for part in SegmentReader(source, 4, 4, resize=kept)])
-    assert len(seen) == len(frames) and (all(seen) or not pixels._tried("yuv420p", 192, 2, 0))
+    spaced = lends and pixels._tried("yuv420p", 192, 2, 0)
+    assert seen == [spaced] * len(frames)
     assert np.array_equal(found, frames)
     with open_source(path, OpenOptions(video_fps=30)) as source:
         assert all(frame.flags.c_contiguous for frame in source)

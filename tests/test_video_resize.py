@@ -128,8 +128,10 @@ def plain_resize(frame):
     """The published steps one by one, as its libraries are called there."""
 
     def pillow(frame, height, width):
-        image = Image.fromarray(frame)
-        return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+        image, bicubic = Image.fromarray(frame), Image.Resampling.BICUBIC
+        # Until version 13 Pillow itself begins with the width.
+        image = image.resize((width, image.height), bicubic)
+        return np.asarray(image.resize((width, height), bicubic))
 
     def multiples(height, width, factor, least):
         rows, columns = (max(factor, round(side / factor) * factor) for side in (height, width))

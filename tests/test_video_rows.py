@@ -25,7 +25,9 @@ def torchs(frame, height, width):
 
 
 def pillows(frame, height, width):
-    image = Image.fromarray(frame.numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    """Width and height one after the other, as Pillow itself did until version 13."""
+    image, bicubic = Image.fromarray(frame.numpy()), Image.Resampling.BICUBIC
+    image = image.resize((width, image.height), bicubic).resize((width, height), bicubic)
     return torch.from_numpy(np.array(image))
 
 

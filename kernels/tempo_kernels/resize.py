@@ -7,8 +7,8 @@ frames: uint8 [F, H, W, 3] → uint8 [F, height, width, 3]. By Pillow: integer s
 clamped to 8 bits after each pass: bit for bit what Pillow makes of 8-bit images. By float: both
 passes float32; h is not rounded; at the end clamped and rounded once, halves to even: what torch's
 antialiased bicubic and `round` make, but for the order in which a few products are added. Either
-way a pass that would keep a size is left out (it would keep every value). Pixels are those of
-Pillow up to 12: 13 begins with the columns where the height loses much more than the width.
+way a pass that would keep a size is left out (it would keep every value). The width comes first, as
+in the published pixels; from version 13 on Pillow begins with a height that loses much more.
 
 Kernels: `resize_rows.py` and `resize_columns.py`; weights: `resize_weights.py`.
 Source: Pillow's `Resample.c`; torch's `upsample_bicubic2d_aa`.

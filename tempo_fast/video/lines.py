@@ -20,8 +20,8 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from PIL import Image
 
+from tempo_fast.video.pillow import resize_pixels
 from tempo_fast.video.rows import AVAILABLE, Rows, exact, pillow_rows, resize_planes, torch_rows
 
 CHANNELS = 3
@@ -162,11 +162,8 @@ def _rounded(table: torch.Tensor) -> torch.Tensor:
 
 def _by_pillow(layout: Layout, wanted: Layout, table: torch.Tensor) -> torch.Tensor:
     """Pillow's own, frame by frame."""
-    size = (wanted.width, wanted.height)
-    images = [
-        Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-        for image in layout.images(table).contiguous().numpy()
-    ]
+    size = (wanted.height, wanted.width)
+    images = [resize_pixels(image, [size]) for image in layout.images(table).numpy()]
     return torch.from_numpy(np.stack(images)).flatten(2).flatten(0, 1)
 
 

@@ -6,7 +6,6 @@ Every step starts from and ends in 8-bit values: fusing steps would change pixel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -14,10 +13,10 @@ from operator import attrgetter
 
 import numpy as np
 import torch
-from PIL import Image
 
 from tempo_fast.errors import VideoError
 from tempo_fast.video.lines import resize_lines
+from tempo_fast.video.pillow import LENDS, resize_pixels
 from tempo_fast.video.rows import resize_planes
 
 LONGEST_MULTIPLE = 16
@@ -122,31 +121,6 @@ def plan_resize(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tup
     return tuple(steps)
 
 
-def _by_pillow(frame: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
-    image = _lent(frame) or Image.fromarray(np.ascontiguousarray(frame))
-    for step in steps:
-        image = image.resize((step.width, step.height), Image.Resampling.BICUBIC)
-    return np.asarray(image)
-
-
-def _lent(frame: np.ndarray) -> Image.Image | None:
-    """An image in a frame's own memory, where its pixels lie four bytes apart as Pillow's do.
-
-    It is for resizing: Pillow says that it has a fourth channel, which would be resized too.
-    """
-    memory, (height, width, _), (row, pixel, value) = frame.base, frame.shape, frame.strides
-    if (pixel, value) != (4, 1) or row < 4 * width or not isinstance(memory, np.ndarray):
-        return None
-    # Pillow checks that the memory is large enough, but takes it from its beginning on.
-    if not memory.flags.c_contiguous or memory.ctypes.data != frame.ctypes.data:
-        return None
-    if memory.nbytes < height * row:
-        return None
-    image = Image.frombuffer("RGB", (width, height), memory, "raw", "RGBX", row, 1)
-    image.im.setmode("RGB")
-    return image
-
-
 def _writable(frame: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(frame, order="C"))  # a copy: others can't be written to
 
@@ -163,9 +137,11 @@ def resize_frame(frame: np.ndarray, limits: FrameLimits = PUBLISHED) -> np.ndarr
     After the last of them its planes may follow one another in memory.
     """
     steps = plan_resize(*frame.shape[:2], limits)
-    if frame.strides[1] == 4 and (first := tuple(takewhile(attrgetter("by_pillow"), steps))):
+    spaced = frame.strides[1:] == (4, 1) and LENDS
+    if spaced and (first := tuple(takewhile(attrgetter("by_pillow"), steps))):
         # Pillow is lent these pixels; to be turned they would have to be packed.
-        frame, steps = _by_pillow(frame, first), steps[len(first) :]
+        frame = resize_pixels(frame, [(step.height, step.width) for step in first])
+        steps = steps[len(first) :]
     if not steps:
         return frame
     return resize_lines(_writable(frame)[None], tuple(map(astuple, steps)))[0].numpy()

@@ -48,11 +48,12 @@ def noise(count: int, height: int, width: int) -> torch.Tensor:
 
 
 def by_pillow(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The width first, which Pillow itself does until version 13."""
     bicubic = Image.Resampling.BICUBIC
     images = [Image.fromarray(frame.numpy()) for frame in frames]
-    return torch.stack(
-        [torch.from_numpy(np.array(image.resize((width, height), bicubic))) for image in images]
-    )
+    images = [image.resize((width, image.height), bicubic) for image in images]
+    images = [image.resize((width, height), bicubic) for image in images]
+    return torch.stack([torch.from_numpy(np.array(image)) for image in images])
 
 
 def assert_rounded_alike(found: torch.Tensor, frames: torch.Tensor, size: tuple[int, int]) -> None:
