@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 import threading
+from functools import cache
 from pathlib import Path
 
 import torch
 
 _SETTING = threading.Lock()
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+# Just less than the largest block by which glibc sets its limits.
+_LARGE = 31 << 20
 
 
 def usable_cores() -> int:
@@ -51,3 +54,15 @@ def torch_in_threads(count: int) -> None:
         )
         restoring.start()
         restoring.join()
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let threads that take and free some MB over and over keep them.
+
+    glibc gives the system back what is free at the end of a heap beyond twice the largest block
+    that it has seen freed, and takes it anew, page by page, for the next operation, which costs
+    more than the operation. It sees a large one here; no page of it is ever touched. (Elsewhere
+    this does nothing.)
+    """
+    torch.empty(_LARGE, dtype=torch.uint8, device="cpu")
