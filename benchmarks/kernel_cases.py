@@ -284,7 +284,7 @@ def _to_patches(make: Make, frames: int, height: int, width: int) -> Call:
 
 def _preprocess(make: Make, frames: int, height: int, width: int) -> Call:
     pixels = make.frames(frames, height, width)
-    steps = [(step.height, step.width, step.by_pillow) for step in plan_resize(height, width)]
+    steps = plan_resize(height, width)
     moved = size_of(pixels) + 2 * frames * 3 * steps[-1][0] * steps[-1][1]
     return Call(preprocess.preprocess, preprocess.preprocess_ref, (pixels, steps), moved)
 

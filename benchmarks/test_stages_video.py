@@ -75,7 +75,6 @@ def test_resize(compare, models, frames):
     device, dtype = models.device, models.dtype
     on_device = ops.uses_kernels(device)
     steps = plan_resize(*RESIZED) if on_device else ()
-    resizing = tuple((step.height, step.width, step.by_pillow) for step in steps)
     height, width = frame_size(*RESIZED)
     patches = (height // 16) * (width // 16)
     itemsize = torch.finfo(dtype).bits // 8
@@ -85,7 +84,7 @@ def test_resize(compare, models, frames):
         source = open_source(video, OpenOptions(fps=FPS))
         resize = (lambda frame: frame) if on_device else resize_frame
         with source, SegmentReader(source, WINDOW, WINDOW, resize=resize) as reader:
-            parts = [ops.preprocess(window.to(device), resizing, dtype) for window in reader]
+            parts = [ops.preprocess(window.to(device), steps, dtype) for window in reader]
         return torch.cat(parts).reshape(-1, parts[0].shape[-1])
 
     def check(ours: torch.Tensor, theirs: dict) -> None:

@@ -111,6 +111,13 @@ NEEDS = {
 }
 
 
+def _bicubic(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The width first, as Pillow itself did when the published code was run."""
+    for size in ((width, image.height), (width, height)):
+        image = image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+    return image
+
+
 def _published_arithmetic(frames: np.ndarray | list[np.ndarray]) -> Iterator[torch.Tensor]:
     from tempo_fast.video.resize import plan_resize
 
@@ -118,8 +125,7 @@ def _published_arithmetic(frames: np.ndarray | list[np.ndarray]) -> Iterator[tor
     images = [Image.fromarray(frame) for frame in frames]
     for step in steps:
         if step.by_pillow:
-            size = (step.width, step.height)
-            images = [image.resize(size, Image.Resampling.BICUBIC) for image in images]
+            images = [_bicubic(image, step.height, step.width) for image in images]
     for start in range(0, len(images), WINDOW):
         pixels = torch.stack(
             [

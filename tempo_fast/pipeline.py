@@ -206,7 +206,7 @@ class TempoFastPipeline:
                 window_size=options.frame_windows,
                 real_fps=source.real_fps,
                 is_image=source.is_image,
-                resizing=tuple((s.height, s.width, s.by_pillow) for s in resizing),
+                resizing=resizing,
             )
             # Frames that the encoder resizes wait at their full size.
             waiting = (source.height, source.width) if resizing else seen

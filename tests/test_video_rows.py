@@ -1,5 +1,7 @@
 """Sums of weighted rows leave Pillow's pixels, and the bits that torch's own resizing leaves."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,15 @@ from PIL import Image
 
 from tempo_fast.video import lines, rows
 from tempo_fast.video.lines import Layout, leaves_torchs_bits, resize_lines
-from tempo_fast.video.resize import plan_resize
-from tempo_fast.video.rows import MOST_TAPS, exact, pillow_rows, resize_planes, torch_rows
+from tempo_fast.video.resize import plan_resize, resize_frame
+from tempo_fast.video.rows import (
+    LOWER_BITS,
+    MOST_TAPS,
+    exact,
+    pillow_rows,
+    resize_planes,
+    torch_rows,
+)
 
 SUMS = pytest.mark.skipif(not rows.AVAILABLE, reason="torch has no FBGEMM here")
 FMA = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
@@ -120,6 +129,7 @@ def test_torchs_weights(size, out):
 
 def test_pillows_weights_are_whole():
     """Their parts are such that no sum of products with bytes needs more than 24 bits."""
+    assert 255 * MOST_TAPS * 2 ** (LOWER_BITS - 1) < 2**24
     size = 64 * MOST_TAPS // 4 - 64
     assert exact(size, 64) and not exact(2 * size, 64)
     made = pillow_rows(size, 64, 1)
@@ -174,15 +184,62 @@ def planned_anew():
     lines._plan.cache_clear()
 
 
+def test_frames_stay_as_they_are():
+    frames = torch.stack([noise(90, 160, seed) for seed in range(2)])
+    before = frames.clone()
+    for steps in ((), ((90, 160, False),), ((90, 160, True),)):
+        assert resize_lines(frames, steps).data_ptr() == frames.data_ptr()
+    for name in ("published, small", "nothing to do"):
+        resize_lines(frames, CHAINS[name][1:])
+    assert torch.equal(frames, before)
+    still = before[0].numpy()
+    still.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of torch, for arrays that can't be written to
+        resized = resize_frame(still)
+    assert np.array_equal(resized, resize_frame(frames[0].numpy()))
+
+
 @pytest.mark.usefixtures("planned_anew")
-def test_a_machine_that_leaves_other_bits_takes_torchs(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_is_nothing_to_it(dtype):
+    size, *steps = CHAINS["published, small"]
+    frames = noise(*size)[None]
+    try:
+        torch.set_default_dtype(dtype)
+        resized = resize_lines(frames, tuple(steps))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(resized, resize_lines(frames, tuple(steps)))
+    assert torch.equal(resized[0], chain(frames[0], *steps))
+    assert taken(*((step[0], step[1]) for step in steps)) or not (FMA and rows.AVAILABLE)
+
+
+@pytest.mark.usefixtures("planned_anew")
+@pytest.mark.parametrize("name", ["published, small", "published, high"])
+def test_the_default_device_is_nothing_to_it(name):
+    size, *steps = CHAINS[name]
+    frames = noise(*size)[None]
+    with torch.device("meta"):
+        planned, again = (resize_lines(frames, tuple(steps)) for _ in range(2))
+    assert torch.equal(planned[0], chain(frames[0], *steps)) and torch.equal(planned, again)
+
+
+@pytest.mark.usefixtures("planned_anew")
+@pytest.mark.parametrize("where", ["everywhere", "in black and white"])
+def test_a_machine_that_leaves_other_bits_takes_torchs(monkeypatch, where):
+    assert taken((64, 128), (128, 512)) or not (FMA and rows.AVAILABLE)
     sums = rows._sums
-    monkeypatch.setattr(rows, "_sums", lambda *args: sums(*args).mul_(1 + 1e-6))
+
+    def otherwise(table, *args):
+        stark = bool(((table == 0) | (table == 255)).all())
+        return sums(table, *args).mul_(1 + 1e-6 * (stark or where == "everywhere"))
+
+    monkeypatch.setattr(rows, "_sums", otherwise)
     frame = noise(64, 128)
-    assert not taken((64, 128), (256, 512))
-    monkeypatch.undo()
+    assert not taken((64, 128), (128, 512))
     monkeypatch.setattr(lines, "leaves_torchs_bits", lambda *layouts: False)
-    assert torch.equal(made(frame, 256, 512, by_pillow=False), pixels(torchs(frame, 256, 512)))
+    assert torch.equal(made(frame, 128, 512, by_pillow=False), pixels(torchs(frame, 128, 512)))
 
 
 @pytest.mark.usefixtures("planned_anew")

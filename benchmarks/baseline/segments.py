@@ -16,6 +16,7 @@ from tempo_fast.video.resize import Step, plan_resize
 
 PATCH, TEMPORAL_PATCH, MERGE = 16, 2, 2
 START, PAD, END = "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"
+BICUBIC = Image.Resampling.BICUBIC
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def _by_pillow(frame: np.ndarray, steps: tuple[Step, ...]) -> Image.Image:
     image = Image.fromarray(frame)
     for step in steps:
         if step.by_pillow:
-            image = image.resize((step.width, step.height), Image.Resampling.BICUBIC)
+            # The width first, as Pillow itself did when the published code was run.
+            for size in ((step.width, image.height), (step.width, step.height)):
+                image = image if size == image.size else image.resize(size, BICUBIC)
     return image
 
 

@@ -18,7 +18,6 @@ from tempo_fast.threads import torch_in_one_thread, usable_cores
 from tempo_fast.video.container import open_video
 from tempo_fast.video.frames import FrameSource, Resize, as_it_is, never
 from tempo_fast.video.parallel import in_order
-from tempo_fast.video.pillow import LENDS
 from tempo_fast.video.pixels import to_pixels
 from tempo_fast.video.plan import Run, plan
 from tempo_fast.video.runs import RunReader, UnplannedError, open_runs
@@ -164,7 +163,7 @@ class VideoFile(FrameSource):
         index, size = self._index, (self.height, self.width)
 
         def convert(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-            return resize(to_pixels(frame, size, reformatter, LENDS and resize is not as_it_is))
+            return resize(to_pixels(frame, size, reformatter))
 
         @contextmanager
         def reading() -> Iterator[RunReader]:

@@ -20,17 +20,16 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
+from PIL import Image
 
 from tempo_fast.threads import keep_freed_memory
-from tempo_fast.video.pillow import resize_pixels
 from tempo_fast.video.rows import AVAILABLE, Rows, exact, pillow_rows, resize_planes, torch_rows
 
 CHANNELS = 3
 # Values that are turned at once, which a core's cache then holds.
 TURNED = 1 << 19
 
-# (height, width, by_pillow), as `tempo_fast.video.resize.Step` has them.
-Sizes = tuple[int, int, bool]
+Step = tuple[int, int, bool]  # (height, width, by_pillow)
 Work = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -61,11 +60,12 @@ class Layout:
         return self.planes(whole).permute(0, 2, 3, 1)
 
 
-def resize_lines(frames: torch.Tensor, steps: tuple[Sizes, ...]) -> torch.Tensor:
+def resize_lines(frames: torch.Tensor, steps: tuple[Step, ...]) -> torch.Tensor:
     """Resize frames uint8 [F, H, W, 3] by Pillow's 8-bit bicubic and torch's in float32, rounded.
 
-    Returns uint8 [F, h, w, 3]; planes may follow one another in memory, those of all frames that
-    are red first.
+    frames: on the CPU; they stay as they are. Returns uint8 [F, h, w, 3], the frames themselves
+    where there is nothing to do; planes may follow one another in memory, the red ones of all
+    frames first.
     """
     count, height, width, _ = frames.shape
     works, layout = _plan(Layout(count, height, width), steps)
@@ -75,30 +75,27 @@ def resize_lines(frames: torch.Tensor, steps: tuple[Sizes, ...]) -> torch.Tensor
     return layout.images(table)
 
 
-@lru_cache(maxsize=64)
-def _plan(layout: Layout, steps: tuple[Sizes, ...]) -> tuple[list[Work], Layout]:
+@lru_cache(maxsize=32)
+def _plan(layout: Layout, steps: tuple[Step, ...]) -> tuple[list[Work], Layout]:
     keep_freed_memory()  # tables of some MB come and go with every frame
     works: list[Work] = []
-    for height, width, by_pillow in steps:
-        wanted = replace(layout, height=height, width=width)
-        if wanted == layout:
-            continue
-        if by_pillow:
-            more, layout = _pillows(layout, wanted)
-        else:
-            more, layout = _torchs(layout, wanted)
-        works += more
+    with torch.device("cpu"):
+        for height, width, by_pillow in steps:
+            wanted = replace(layout, height=height, width=width)
+            if wanted != layout:
+                more, layout = (_plan_pillow if by_pillow else _plan_torch)(layout, wanted)
+                works += more
     return works, layout
 
 
-def _pillows(layout: Layout, wanted: Layout) -> tuple[list[Work], Layout]:
-    exactly = exact(layout.height, wanted.height) and exact(layout.width, wanted.width)
-    if AVAILABLE and exactly:
+def _plan_pillow(layout: Layout, wanted: Layout) -> tuple[list[Work], Layout]:
+    sides = ((layout.height, wanted.height), (layout.width, wanted.width))
+    if AVAILABLE and all(exact(*each) for each in sides):
         return _by_rows(layout, wanted, pillow_rows)
     return [partial(_by_pillow, layout, wanted)], replace(wanted, planar=False)
 
 
-def _torchs(layout: Layout, wanted: Layout) -> tuple[list[Work], Layout]:
+def _plan_torch(layout: Layout, wanted: Layout) -> tuple[list[Work], Layout]:
     if leaves_torchs_bits(layout, wanted):
         works, layout = _by_rows(layout, wanted, torch_rows)
     else:
@@ -149,7 +146,8 @@ def _turned(width: int, rows: Rows, table: torch.Tensor) -> torch.Tensor:
     n, values = table.shape
     if table.numel() <= TURNED:
         return rows.of(table.t().contiguous().float().view(width, -1)).t().contiguous()
-    planes, some = torch.empty(values // width, n, len(rows.index)), max(1, TURNED // values)
+    planes = table.new_empty(values // width, n, len(rows.index), dtype=torch.float32)
+    some = max(1, TURNED // values)
     for lines, into in zip(table.split(some), planes.split(some, 1), strict=True):
         turned = rows.of(lines.t().contiguous().float().view(width, -1)).t()
         into.copy_(turned.view(into.shape))
@@ -166,9 +164,16 @@ def _rounded(table: torch.Tensor) -> torch.Tensor:
 
 def _by_pillow(layout: Layout, wanted: Layout, table: torch.Tensor) -> torch.Tensor:
     """Pillow's own, frame by frame."""
-    size = (wanted.height, wanted.width)
-    images = [resize_pixels(image, [size]) for image in layout.images(table).numpy()]
+    images = [_bicubic(image, wanted) for image in layout.images(table).numpy()]
     return torch.from_numpy(np.stack(images)).flatten(2).flatten(0, 1)
+
+
+def _bicubic(pixels: np.ndarray, wanted: Layout) -> np.ndarray:
+    """The width first, which Pillow itself does in all cases until version 13."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    for size in ((wanted.width, image.height), (wanted.width, wanted.height)):
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def _by_torch(layout: Layout, wanted: Layout, table: torch.Tensor) -> torch.Tensor:

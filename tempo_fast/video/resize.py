@@ -6,17 +6,15 @@ Every step starts from and ends in 8-bit values: fusing steps would change pixel
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
-from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from tempo_fast.errors import VideoError
 from tempo_fast.video.lines import resize_lines
-from tempo_fast.video.pillow import LENDS, resize_pixels
 from tempo_fast.video.rows import resize_planes
 
 LONGEST_MULTIPLE = 16
@@ -56,8 +54,7 @@ class FrameLimits:
 PUBLISHED = FrameLimits()
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One resizing. by_pillow: Pillow's 8-bit bicubic; else torch's in float32, rounded."""
 
     height: int
@@ -121,8 +118,9 @@ def plan_resize(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tup
     return tuple(steps)
 
 
-def _writable(frame: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(frame, order="C"))  # a copy: others can't be written to
+def _tensor(frame: np.ndarray) -> torch.Tensor:
+    """Copied unless it is contiguous and, though nobody does so, could be written to."""
+    return torch.from_numpy(np.require(frame, requirements="CW"))
 
 
 def frame_size(height: int, width: int, limits: FrameLimits = PUBLISHED) -> tuple[int, int]:
@@ -137,14 +135,9 @@ def resize_frame(frame: np.ndarray, limits: FrameLimits = PUBLISHED) -> np.ndarr
     After the last of them its planes may follow one another in memory.
     """
     steps = plan_resize(*frame.shape[:2], limits)
-    spaced = frame.strides[1:] == (4, 1) and LENDS
-    if spaced and (first := tuple(takewhile(attrgetter("by_pillow"), steps))):
-        # Pillow is lent these pixels; to be turned they would have to be packed.
-        frame = resize_pixels(frame, [(step.height, step.width) for step in first])
-        steps = steps[len(first) :]
     if not steps:
         return frame
-    return resize_lines(_writable(frame)[None], tuple(map(astuple, steps)))[0].numpy()
+    return resize_lines(_tensor(frame)[None], steps)[0].numpy()
 
 
 def image_size(
@@ -169,5 +162,5 @@ def resize_image(image: np.ndarray, *, factor: int, min_pixels: int, max_pixels:
     )
     if wanted == image.shape[:2]:
         return image
-    planes = resize_planes(_writable(image).permute(2, 0, 1), *wanted)
+    planes = resize_planes(_tensor(image).permute(2, 0, 1), *wanted)
     return planes.numpy().transpose(1, 2, 0)

@@ -77,7 +77,6 @@ def exact(size: int, out: int) -> bool:
     return pillow_windows(size, out).taps <= MOST_TAPS
 
 
-@lru_cache(maxsize=64)
 def pillow_rows(size: int, out: int, tables: int) -> PillowRows:
     """How Pillow makes `out` pixels of `size`, where that is `exact`, in some tables at once.
 
@@ -88,11 +87,11 @@ def pillow_rows(size: int, out: int, tables: int) -> PillowRows:
     high = weights + (1 << LOWER_BITS - 1) >> LOWER_BITS
     low = weights - (high << LOWER_BITS)
     index = windows.starts[:, None] + torch.arange(windows.taps, dtype=torch.int32)
-    parts = (part.contiguous() * 0.5**LOWER_BITS for part in (high, low))
+    parts = (part.contiguous().float() * 0.5**LOWER_BITS for part in (high, low))
     return PillowRows(*_below(size, tables, index, *parts))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def torch_rows(size: int, out: int, tables: int) -> TorchRows:
     """How torch makes `out` pixels of `size`, at least as many, in some tables at once.
 
@@ -101,7 +100,7 @@ def torch_rows(size: int, out: int, tables: int) -> TorchRows:
     # What lies REACH apart is never seen by the same output, which tells the ones of a lane apart.
     lanes = torch.arange(size) % REACH == torch.arange(REACH)[:, None]
     seen = resize_planes(lanes.float().expand(3, -1, -1), REACH, out)[0]
-    centre = ((torch.arange(out) + 0.5) * size / out).long()
+    centre = (2 * torch.arange(out) + 1) * size // (2 * out)
     inputs = centre[:, None] + torch.arange(-(REACH // 2) + 1, REACH // 2 + 1)
     weight = seen.t().gather(1, inputs % REACH)
     weighty = (weight != 0).int()

@@ -36,7 +36,7 @@ def read_case(name: str) -> tuple[dict, torch.Tensor, torch.Tensor]:
 
 
 def steps_for(frames: torch.Tensor) -> list[tuple[int, int, bool]]:
-    return [(s.height, s.width, s.by_pillow) for s in plan_resize(*frames.shape[1:3])]
+    return plan_resize(*frames.shape[1:3])
 
 
 def image_limits() -> dict[str, int]:

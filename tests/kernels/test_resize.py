@@ -81,7 +81,7 @@ def test_the_weights_are_pillows_for_any_two_sizes():
         assert torch.equal(resize_pillow_ref(row, 1, out), by_pillow(row, 1, out)), (size, out)
 
 
-def test_the_passes_are_in_the_order_of_pillow():
+def test_the_width_comes_first():
     rng = np.random.default_rng(0)
     for height, width, *after in np.exp(rng.uniform(1, 5, (200, 4))).astype(int):
         frames = noise(1, height, width)
