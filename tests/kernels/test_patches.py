@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tempo_kernels.patches import to_patches, to_patches_ref
+from tempo_kernels.patches import _lies_in_lines, to_patches, to_patches_ref
 
 
 def frames_of(count: int, height: int, width: int) -> torch.Tensor:
@@ -86,3 +86,19 @@ def test_bad_input_is_a_value_error(device, frames, options, message):
     options = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     with pytest.raises(ValueError, match=message):
         to_patches(frames.to(device), **options)
+
+
+def test_where_lines_are_moved_sixteen_bytes_at_a_time():
+    """In planes, of one frame after the other or the red ones of all first; else value by value."""
+    frames = frames_of(4, 32, 64)
+    orders = {
+        "interleaved": (frames, False),
+        "planes": (in_planes(frames), True),
+        "red first": (frames.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0), True),
+    }
+    moved = torch.empty(frames.numel() + 1, dtype=torch.uint8)[1:].view(4, 3, 32, 64)
+    orders["not aligned"] = (moved.copy_(frames.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), False)
+    expected = to_patches_ref(frames, torch.float32)
+    for name, (lying, in_lines) in orders.items():
+        assert _lies_in_lines(lying) == in_lines, name
+        assert torch.equal(to_patches_ref(lying, torch.float32), expected), name
