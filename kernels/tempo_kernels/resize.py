@@ -5,9 +5,10 @@
 
 frames: uint8 [F, H, W, 3] → uint8 [F, height, width, 3]. By Pillow: integer sums, shifted down and
 clamped to 8 bits after each pass: bit for bit what Pillow makes of 8-bit images. By float: both
-passes float32; h is not rounded; at the end clamped and rounded once, halves to even: what torch's
-antialiased bicubic and `round` make, but for the order in which a few products are added. Either
-way a pass that would keep a size is left out (it would keep every value). The width comes first, as
+passes float32; h is not rounded; at the end clamped and rounded once, halves to even: torch's
+antialiased bicubic and `round`, whose code for the host adds the few products of an enlarging in
+the same order, but for a shrinking several at once. Either way a pass that would keep a size is
+left out (it would keep every value). The width comes first, as
 in the published pixels; from version 13 on Pillow begins with a height that loses much more.
 
 Kernels: `resize_rows.py` and `resize_columns.py`; weights: `resize_weights.py`.

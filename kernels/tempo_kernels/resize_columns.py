@@ -14,7 +14,7 @@ import torch
 from tempo_kernels.language import tl, triton
 from tempo_kernels.launch import Variant
 from tempo_kernels.patches import normalised, patch_offset
-from tempo_kernels.resize_sums import Pixels, begin, finish
+from tempo_kernels.resize_sums import Pixels, added, begin, finish
 from tempo_kernels.resize_weights import windows_on
 
 # 16 columns a thread, one 16-byte load of bytes a tap. 16 rows are a row of patches.
@@ -58,7 +58,7 @@ def _columns_kernel(
         b_weight = tl.load(p_weight, mask=m_y, other=0)[:, None]
         # [BLOCK_Y, BLOCK_X]
         b_value = tl.load(p_row + o, mask=m_x, other=0).to(b_sum.dtype)
-        b_sum += b_value * b_weight
+        b_sum = added(b_sum, b_value, b_weight, FLOAT)
         p_row += width
         p_weight += height_out
 

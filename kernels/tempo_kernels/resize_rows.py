@@ -14,7 +14,7 @@ import torch
 from tempo_kernels.language import tl, triton
 from tempo_kernels.launch import Variant
 from tempo_kernels.patches import as_words
-from tempo_kernels.resize_sums import Pixels, begin, finish
+from tempo_kernels.resize_sums import Pixels, added, begin, finish
 from tempo_kernels.resize_weights import windows_on
 
 # 4 rows a tile, so that a weight serves 12 sums of interleaved pixels.
@@ -104,27 +104,27 @@ def _rows_kernel(
             b_a = _window(b_0, b_1, b_shift)
             b_b = _window(b_1, b_2, b_shift)
             b_c = _window(b_2, b_3, b_shift)
-            b_red += _value(b_a, 0, FLOAT) * b_w0
-            b_green += _value(b_a, 1, FLOAT) * b_w0
-            b_blue += _value(b_a, 2, FLOAT) * b_w0
-            b_red += _value(b_a, 3, FLOAT) * b_w1
-            b_green += _value(b_b, 0, FLOAT) * b_w1
-            b_blue += _value(b_b, 1, FLOAT) * b_w1
-            b_red += _value(b_b, 2, FLOAT) * b_w2
-            b_green += _value(b_b, 3, FLOAT) * b_w2
-            b_blue += _value(b_c, 0, FLOAT) * b_w2
-            b_red += _value(b_c, 1, FLOAT) * b_w3
-            b_green += _value(b_c, 2, FLOAT) * b_w3
-            b_blue += _value(b_c, 3, FLOAT) * b_w3
+            b_red = added(b_red, _value(b_a, 0, FLOAT), b_w0, FLOAT)
+            b_green = added(b_green, _value(b_a, 1, FLOAT), b_w0, FLOAT)
+            b_blue = added(b_blue, _value(b_a, 2, FLOAT), b_w0, FLOAT)
+            b_red = added(b_red, _value(b_a, 3, FLOAT), b_w1, FLOAT)
+            b_green = added(b_green, _value(b_b, 0, FLOAT), b_w1, FLOAT)
+            b_blue = added(b_blue, _value(b_b, 1, FLOAT), b_w1, FLOAT)
+            b_red = added(b_red, _value(b_b, 2, FLOAT), b_w2, FLOAT)
+            b_green = added(b_green, _value(b_b, 3, FLOAT), b_w2, FLOAT)
+            b_blue = added(b_blue, _value(b_c, 0, FLOAT), b_w2, FLOAT)
+            b_red = added(b_red, _value(b_c, 1, FLOAT), b_w3, FLOAT)
+            b_green = added(b_green, _value(b_c, 2, FLOAT), b_w3, FLOAT)
+            b_blue = added(b_blue, _value(b_c, 3, FLOAT), b_w3, FLOAT)
             b_0 = b_3
         else:
             # [BLOCK_Y, BLOCK_X]
             b_1 = _word(p_word, left, 1)
             b_a = _window(b_0, b_1, b_shift)
-            b_red += _value(b_a, 0, FLOAT) * b_w0
-            b_red += _value(b_a, 1, FLOAT) * b_w1
-            b_red += _value(b_a, 2, FLOAT) * b_w2
-            b_red += _value(b_a, 3, FLOAT) * b_w3
+            b_red = added(b_red, _value(b_a, 0, FLOAT), b_w0, FLOAT)
+            b_red = added(b_red, _value(b_a, 1, FLOAT), b_w1, FLOAT)
+            b_red = added(b_red, _value(b_a, 2, FLOAT), b_w2, FLOAT)
+            b_red = added(b_red, _value(b_a, 3, FLOAT), b_w3, FLOAT)
             b_0 = b_1
         p_word += CHANNELS
         left -= CHANNELS

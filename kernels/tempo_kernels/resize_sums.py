@@ -1,8 +1,9 @@
 """What both passes of a resizing share: the sum of a window, and the pixels between two passes.
 
 By Pillow: integer sums with 22 fractional bits, from 2^21 on, shifted down and clamped to 0…255.
-By float: float32 sums, tap after tap, kept in float32 between two passes; at the end clamped and
-rounded to the nearest whole number, halves to even.
+By float: float32 sums, tap after tap, each rounded once with its product as torch's compiled loops
+do, kept in float32 between two passes; at the end clamped and rounded to the nearest whole number,
+halves to even.
 
 Source: Pillow's `Resample.c`; torch's `upsample_bicubic2d_aa`; weights: `resize_weights.py`.
 """
@@ -28,6 +29,15 @@ def begin(shape: tl.constexpr, FLOAT: tl.constexpr):
         return tl.full(shape, 0.0, tl.float32)
     else:
         return tl.full(shape, _HALF, tl.int32)
+
+
+@triton.jit
+def added(b_sum, b_value, b_weight, FLOAT: tl.constexpr):
+    """The sum and one more tap."""
+    if FLOAT:
+        return tl.fma(b_value, b_weight, b_sum)
+    else:
+        return b_sum + b_value * b_weight
 
 
 @triton.jit

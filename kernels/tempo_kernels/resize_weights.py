@@ -6,20 +6,22 @@ Both kinds filter with the cubic of a = −1/2, stretched by the scale s = in / 
     j from centre_i − 2 max(s, 1) to centre_i + 2 max(s, 1), normalised to a sum of 1
 
 `pillow_windows` computes as Pillow does for 8-bit images: in double precision, then rounded to
-multiples of 2^−22. `torch_windows` computes as `torch.nn.functional.interpolate(mode="bicubic",
-antialias=True)` does for float32: mostly in float32. Both vectorised, on the host, once a pair of
-sizes.
+multiples of 2^−22. `torch_windows` has the weights that `torch.nn.functional.interpolate` shows
+(mode="bicubic", antialias=True, float32) when it is given zeros and ones: how they are rounded was
+its compiler's choice. Both vectorised, on the host, once a pair of sizes.
 
 Source: Keys 1981 (cubic convolution) with the antialiasing of Pillow's `Resample.c`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from tempo_kernels.launch import check
 
@@ -48,14 +50,6 @@ def _cubic_pillow(x: np.ndarray) -> np.ndarray:
     near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-def _cubic_torch(x: np.ndarray) -> np.ndarray:
-    a = np.float32(-0.5)
-    x = np.abs(x)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return np.where(x < 1, near, np.where(x < 2, far, np.float32(0)))
 
 
 def _taps(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -113,20 +107,22 @@ def torch_windows(size: int, out: int) -> Windows:
     Raises ValueError for a size below 1.
     """
     _check_sizes(size, out)
-    one = np.float32(1)
-    scale = np.float32(size) / np.float32(out)
-    support = np.float32(2) * max(scale, one)
-    # torch multiplies by the integer-and-a-half in double precision, then rounds to float32.
-    centre = (np.float64(scale) * (np.arange(out) + 0.5)).astype(np.float32)
-    first = (centre - support).astype(np.float64) + 0.5
-    last = (centre + support).astype(np.float64) + 0.5
-    low = np.maximum(first.astype(np.int64), 0)
-    high = np.minimum(last.astype(np.int64), size)
-    index, inside = _taps(low, high)
-    distance = (index.astype(np.float32) - centre).astype(np.float64) + 0.5
-    inverse = one / scale if scale >= 1 else one
-    values = _cubic_torch((distance * np.float64(inverse)).astype(np.float32))
-    return _packed(low, _normalised(values * inside.astype(np.float32)), size)
+    # What lies so far apart is never seen by the same output, which tells the ones of a lane apart.
+    reach = 2 * math.ceil(2 * max(size / out, 1.0)) + 4
+    with torch.device("cpu"):
+        lanes = torch.arange(size) % reach == torch.arange(reach)[:, None]
+        seen = functional.interpolate(
+            lanes.float()[None, None], (reach, out), mode="bicubic", antialias=True
+        )
+    centre = (2 * np.arange(out) + 1) * size // (2 * out)
+    index = centre + np.arange(1 - reach // 2, reach // 2 + 1)[:, None]
+    weights = np.take_along_axis(seen[0, 0].numpy(), index % reach, 0)
+    first = (weights != 0).argmax(0)
+    taps = int((reach - (weights[::-1] != 0).argmax(0) - first).max())
+    step = first + np.arange(taps)[:, None]
+    inside = step < reach
+    weights = np.take_along_axis(weights, np.where(inside, step, 0), 0)
+    return _packed(index[0] + first, np.where(inside, weights, np.float32(0)), size)
 
 
 @lru_cache(maxsize=256)

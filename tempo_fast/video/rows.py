@@ -3,25 +3,26 @@
     out[i] = Σ_t weight[t, i] · in[start_i + t]
 
 `embedding_bag`, which adds up weighted rows, is several times as fast as Pillow and as torch's
-`interpolate`, which go from pixel to pixel. `TorchRows` have the weights that torch's own resizing
-shows when it is given zeros and ones. `PillowRows` have Pillow's, which are integers: cut in two,
-float32 holds their sums exactly.
+`interpolate`, which go from pixel to pixel. The weights come from `resize_weights`: torch's as they
+are; Pillow's are integers, which are cut in two, so that float32 holds their sums exactly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch.nn import functional
 
-from tempo_kernels.resize_weights import PRECISION_BITS, pillow_windows
+from tempo_kernels.resize_weights import (
+    PRECISION_BITS,
+    Windows,
+    pillow_windows,
+    torch_windows,
+)
 
 # Elsewhere `embedding_bag` is no vectorised code.
 AVAILABLE = "fbgemm" in torch.backends.quantized.supported_engines
-# Inputs that a pixel of an enlarged row may come from; its cubic is not zero over five at most.
-REACH = 8
 # Pillow's weights are cut in two: a sum of the lower parts is below 2^24 up to so many of them.
 LOWER_BITS, MOST_TAPS = PRECISION_BITS // 2, 64
 
@@ -86,32 +87,22 @@ def pillow_rows(size: int, out: int, tables: int) -> PillowRows:
     weights = windows.weights[: windows.taps].t()
     high = weights + (1 << LOWER_BITS - 1) >> LOWER_BITS
     low = weights - (high << LOWER_BITS)
-    index = windows.starts[:, None] + torch.arange(windows.taps, dtype=torch.int32)
     parts = (part.contiguous().float() * 0.5**LOWER_BITS for part in (high, low))
-    return PillowRows(*_below(size, tables, index, *parts))
+    return PillowRows(*_below(size, tables, _index(windows), *parts))
 
 
-@lru_cache(maxsize=32)
 def torch_rows(size: int, out: int, tables: int) -> TorchRows:
-    """How torch makes `out` pixels of `size`, at least as many, in some tables at once.
+    """How torch makes `out` pixels of `size` in some tables at once.
 
-    tables: of `size` rows, one below the other. It is asked of torch.
+    tables: of `size` rows, one below the other.
     """
-    # What lies REACH apart is never seen by the same output, which tells the ones of a lane apart.
-    lanes = torch.arange(size) % REACH == torch.arange(REACH)[:, None]
-    seen = resize_planes(lanes.float().expand(3, -1, -1), REACH, out)[0]
-    centre = (2 * torch.arange(out) + 1) * size // (2 * out)
-    inputs = centre[:, None] + torch.arange(-(REACH // 2) + 1, REACH // 2 + 1)
-    weight = seen.t().gather(1, inputs % REACH)
-    weighty = (weight != 0).int()
-    first = weighty.argmax(1, keepdim=True)
-    taps = int((REACH - weighty.flip(1).argmax(1, keepdim=True) - first).max())
-    # What is read beyond the last weight, or beyond the last pixel, weighs nothing.
-    taken = (first + torch.arange(taps)).clamp(max=REACH - 1)
-    later = (first + torch.arange(taps)) >= REACH
-    index = inputs.gather(1, taken).clamp(0, size - 1)
-    weight = weight.gather(1, taken).masked_fill(later, 0.0)
-    return TorchRows(*_below(size, tables, index.int(), weight))
+    windows = torch_windows(size, out)
+    weight = windows.weights[: windows.taps].t().contiguous()
+    return TorchRows(*_below(size, tables, _index(windows), weight))
+
+
+def _index(windows: Windows) -> torch.Tensor:
+    return windows.starts[:, None] + torch.arange(windows.taps, dtype=torch.int32)
 
 
 def _below(
