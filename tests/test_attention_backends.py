@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import runpy
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from tempo_fast.checkpoint.config import DecoderConfig
 from tempo_fast.engine.attention import CACHED, DENSE, Site
 from tempo_fast.engine.kv_cache import KVCache
-from tempo_fast.models.decoder import Decoder
+from tempo_fast.engine.step import Step
+from tempo_fast.models.decoder import Attention, Decoder
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("fake_flash.py"))))
 
@@ -118,7 +120,7 @@ def assert_as_good(actual, reference, exact, times=2):
 def test_cached_attention_is_as_good_as_pytorchs(wanted, case, causal, device, request):
     # NaN where nothing should be read; FlashAttention-3 only takes finite values there.
     garbage = math.nan if device.type == "cpu" else 1e4
-    for head_dim, kv_heads in ((64, 4), (64, 1), (128, 4), (128, 2), (128, 1)):
+    for head_dim, kv_heads in ((64, 4), (64, 2), (64, 1), (128, 4), (128, 2), (128, 1)):
         attend = prepared(wanted, device, head_dim, request)
         cache, packing = filled_cache(*case, kv_heads, head_dim, device, garbage)
         generator = torch.Generator().manual_seed(1)
@@ -144,6 +146,48 @@ def test_a_token_after_a_long_past(wanted, device, request):
     exact = one_by_one(partial(fake.attention, causal=True), *given)
     reference = one_by_one(partial(sdpa, causal=True), *given)
     assert_as_good(attend(*given), reference, exact)
+
+
+@pytest.mark.parametrize("head_dim, kv_heads", [(64, 4), (64, 1), (128, 2)])
+@pytest.mark.parametrize("wanted", CACHED, ids=lambda each: each.name)
+def test_a_captured_steps_attention_is_as_good_as_pytorchs(
+    wanted, head_dim, kv_heads, device, request
+):
+    """By the backend where its call can be replayed, in the cached length's bucket."""
+    prepared(wanted, device, head_dim, request)
+    config = DecoderConfig(1, 64, 64, 8, kv_heads, head_dim, 64, 1e-6, 1e4)
+    where = {"device": device, "dtype": torch.bfloat16}
+    attention = Attention(config, wanted, **where)
+    attention.o_proj = torch.nn.Identity()
+    bucket = 9216 if device.type == "cuda" else 384
+    cache = KVCache(config, 1, bucket + 128, **where)
+    for cached in (cache.keys[0], cache.values[0]):
+        cached.normal_(generator=torch.Generator(device).manual_seed(0))
+    query = torch.randn(1, 8, head_dim, device=device).bfloat16()
+    position = torch.zeros(1, dtype=torch.int64, device=device)
+    for past in (0, 62, bucket // 2 + 1, bucket - 1):
+        position.fill_(past)
+        step = Step(position, bucket, cache)
+        cache.lengths = [past]
+        given = (query, cache.keys[0], cache.values[0], cache.pack([0], [1]))
+        exact = one_by_one(partial(fake.attention, causal=True), *given)
+        reference = one_by_one(partial(sdpa, causal=True), *given)
+        found = attention(query, cache.keys[0], cache.values[0], step)
+        assert_as_good(found.view(1, 8, head_dim), reference, exact)
+
+
+def test_a_captured_step_goes_through_the_backend_that_was_chosen(monkeypatch):
+    """Every FlashAttention, which alone splits the keys of one query across the chip."""
+    monkeypatch.setattr(Step, "attend", lambda *_: torch.zeros(1, 8, 16))
+    config = DecoderConfig(1, 64, 64, 8, 2, 16, 64, 1e-6, 1e4)
+    where = {"device": torch.device("cpu"), "dtype": torch.float32}
+    cache = KVCache(config, 1, 16, **where)
+    step = Step(torch.zeros(1, dtype=torch.int64), 8, cache)
+    for wanted in CACHED:
+        asked = []
+        watched = replace(wanted, attend=lambda q, k, v, p, a=asked: a.append(p) or q)
+        Attention(config, watched, **where)(torch.zeros(1, 8, 16), *cache.keys, *cache.values, step)
+        assert asked == ([step] if wanted.name in ("fa3", "varlen", "fa2") else [])
 
 
 @pytest.mark.parametrize("wanted", DENSE, ids=lambda each: each.name)

@@ -95,7 +95,7 @@ class CapturedSteps:
         hidden = decoder.run(
             decoder.embed(self._token),
             self._position,
-            Step(self._position, bucket, cache.dtype),
+            Step(self._position, bucket, cache),
             cache.keys,
             cache.values,
         )

@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: DecoderConfig, backend: Backend, **where) -> None:
         super().__init__()
-        self.attend = backend.attend
+        self.backend = backend
         self.heads, self.kv_heads = config.heads, config.kv_heads
         packed = (config.heads + 2 * config.kv_heads) * config.head_dim
         self.qkv_proj = Linear(config.width, packed, bias=False, **where)
@@ -79,10 +79,10 @@ class Attention(nn.Module):
         values: torch.Tensor,
         packing: Packing | Step,
     ) -> torch.Tensor:
-        if isinstance(packing, Step):
+        if isinstance(packing, Step) and not self.backend.replayable:
             attended = packing.attend(query, keys, values)
         else:
-            attended = self.attend(query, keys, values, packing)
+            attended = self.backend.attend(query, keys, values, packing)
         return self.o_proj(attended.flatten(1))
 
 

@@ -37,12 +37,14 @@ class Backend:
         attend(query, key, value) → [n, length, heads, head_dim]
 
     all of that shape, each sequence attending to all of itself. Both scale by 1/√head_dim and never
-    wait for a GPU.
+    wait for a GPU. replayable: of the packing it takes `spans` alone, so that it takes a `Step` too
+    and, captured in a graph, can be replayed with other lengths in the same tensors.
     """
 
     name: str
     attend: Callable[..., torch.Tensor]
     missing: Callable[[Site], str | None]
+    replayable: bool = False
 
 
 def lacks_gpu(site: Site, least: int, most: int | None = None) -> str | None:

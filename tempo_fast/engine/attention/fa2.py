@@ -83,5 +83,5 @@ def _missing(site: Site) -> str | None:
     )
 
 
-CACHED = Backend("fa2", attend_cached, _missing)
+CACHED = Backend("fa2", attend_cached, _missing, replayable=True)
 DENSE = Backend("fa2", attend_dense, _missing)

@@ -74,5 +74,5 @@ def _missing(site: Site) -> str | None:
     )
 
 
-CACHED = Backend("fa3", attend_cached, _missing)
+CACHED = Backend("fa3", attend_cached, _missing, replayable=True)
 DENSE = Backend("fa3", attend_dense, _missing)

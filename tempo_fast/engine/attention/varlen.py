@@ -75,4 +75,4 @@ def _missing(site: Site) -> str | None:
     return lacks_gpu(site, 8) or lacks_head_dim(site)
 
 
-CACHED = Backend("varlen", attend_cached, _missing)
+CACHED = Backend("varlen", attend_cached, _missing, replayable=True)
