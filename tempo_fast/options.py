@@ -23,6 +23,8 @@ FRAMES = ("exact", "keyframes")
 MOST_SECONDS = 1e9
 MOST_RATE = 1e6
 MOST_TOKENS = 2**31 - 1
+# Far less than the likeliest token has, so that it alone is drawn; less yet is 0 in float32.
+LEAST_TOP_P = 1e-30
 
 
 def _number(name: str, value: object, least: float, most: float) -> None:
@@ -178,9 +180,7 @@ class AskOptions:
             )
         _whole("tokenizer_model_max_length", self.tokenizer_model_max_length, 1)
         _number("temperature", self.temperature, 0.0, 1e6)
-        _number("top_p", self.top_p, 0.0, 1.0)
-        if self.top_p == 0.0:
-            raise OptionError("top_p must be above 0; temperature=0 is greedy")
+        _number("top_p", self.top_p, LEAST_TOP_P, 1.0)
         if self.seed is not None:
             _whole("seed", self.seed, 0, 2**64 - 1)
             object.__setattr__(self, "seed", int(self.seed))

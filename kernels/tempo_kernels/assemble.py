@@ -214,6 +214,7 @@ def assemble(
     visual = _check_rows(table, before, after, tags, projected, length, room, where)
     check_indices("tag_offsets", tag_offsets, len(tags) + 1)
     check_indices("offsets", offsets, len(projected) + 1)
+    check_indices("allocations", allocations, len(projected) + 1)
     width = table.shape[1]
     if out is None:
         out = torch.empty(length, width, dtype=table.dtype, device=where)

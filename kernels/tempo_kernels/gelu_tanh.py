@@ -15,7 +15,7 @@ import torch
 
 from tempo_kernels.language import tl, triton
 from tempo_kernels.launch import Variant, check, check_tensor
-from tempo_kernels.rounding import rounded
+from tempo_kernels.rounding import quotient, rounded
 
 DTYPES = (torch.bfloat16, torch.float32)
 # 32 values a thread: four 16-byte loads in flight in bfloat16, eight in float32.
@@ -32,7 +32,7 @@ def _gelu_tanh_kernel(x, out, size, BLOCK: tl.constexpr):
     b_x = tl.load(x + o, mask=m, other=0.0).to(tl.float32)
     # 2 sqrt(2/π) x (1 + 0.044715 x²)
     b_twice_u = b_x * (1.5957691216057308 + 0.07135481282615446 * b_x * b_x)
-    tl.store(out + o, rounded(b_x / (1.0 + tl.exp(-b_twice_u)), dtype), mask=m)
+    tl.store(out + o, rounded(quotient(b_x, 1.0 + tl.exp(-b_twice_u), dtype), dtype), mask=m)
 
 
 def gelu_tanh(x: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:

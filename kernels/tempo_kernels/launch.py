@@ -75,8 +75,8 @@ def check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def check_indices(name: str, indices: torch.Tensor, end: int, *, first: int = 0) -> None:
-    """Raises ValueError unless every one of `indices` is in first…end - 1.
+def check_indices(name: str, indices: torch.Tensor, end: int) -> None:
+    """Raises ValueError unless every one of `indices` is in 0…end - 1.
 
     To look at indices on a GPU is to wait for it: there only with TEMPO_FAST_CHECK_INDICES=always,
     for finding what is wrong, and not while a graph is captured. Kernels that get an index out of
@@ -87,9 +87,9 @@ def check_indices(name: str, indices: torch.Tensor, end: int, *, first: int = 0)
     if indices.is_cuda and (CHECK_INDICES == "auto" or torch.cuda.is_current_stream_capturing()):
         return
     least, most = (int(x) for x in indices.aminmax())
-    if least < first or most >= end:
-        wrong = least if least < first else most
-        needed = f"{first} to {end - 1} is needed" if end > first else "there is nothing to index"
+    if least < 0 or most >= end:
+        wrong = least if least < 0 else most
+        needed = f"0 to {end - 1} is needed" if end > 0 else "there is nothing to index"
         raise ValueError(f"{name} has {wrong}; {needed}")
 
 

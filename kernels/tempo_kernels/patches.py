@@ -168,6 +168,7 @@ def to_patches(
     check_tensor("frames", frames, shape=shape, dtypes=torch.uint8)
     count, height, width = frames.shape[0], frames.shape[1 + planar], frames.shape[2 + planar]
     check(count < 1 << 16, f"{count} frames; fewer than 65536 at a time are needed")
+    check(height < PATCH << 16, f"frames are {height} high; less than {PATCH << 16} is needed")
     out = patches_for(count, height, width, dtype, frames, out)
     if out.numel():
         grid = (triton.cdiv(width, BLOCK_X), height // PATCH, count)

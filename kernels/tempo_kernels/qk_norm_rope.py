@@ -140,8 +140,7 @@ def qk_norm_rope(
 
     q_weight, k_weight: [Dh]. cos, sin: [T, Dh]. slots: int64 [T], each token's place in keys and
     values [n, capacity, kv_heads, Dh] seen as [n · capacity] places, none of them twice. A token
-    with place −1 is not cached (the padding of a captured graph), nor is one with another place
-    outside 0…n · capacity−1, which no launcher sees on a GPU without waiting.
+    with a place out of range is not cached; no launcher sees that on a GPU without waiting.
     Raises ValueError for shapes, strides, dtypes, devices or slots that don't fit.
     """
     check(
@@ -160,7 +159,7 @@ def qk_norm_rope(
     check_tensor("keys", keys, shape=(None, None, kv_heads, dim), **like)
     check_tensor("values", values, shape=tuple(keys.shape), **like)
     places = keys.shape[0] * keys.shape[1]
-    check_indices("slots", slots, places, first=-1)
+    check_indices("slots", slots, places)
     if out is None:
         out = qkv.new_empty(tokens, heads, dim)
     else:
@@ -205,7 +204,7 @@ def qk_norm_rope_ref(
     heads: int,
     kv_heads: int,
 ) -> torch.Tensor:
-    """`qk_norm_rope` in plain PyTorch; a place out of range is an error here."""
+    """`qk_norm_rope` in plain PyTorch; a place beyond the cache is an error here."""
 
     def norm_and_turn(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         wide = x.float()

@@ -169,10 +169,14 @@ def along_rows(pixels: Pixels, width: int, by_pillow: bool, dtype: torch.dtype) 
 
 
 def variants() -> list[Variant]:
-    """Both kinds, from frames and planes, to uint8 and to what a float pass goes on with."""
+    """Both kinds, from frames and planes, to uint8 and to what a float pass goes on with.
+
+    Frames may have any width (854 or 1366); planes have one that a step before gave them.
+    """
     return [
         Variant(
-            f"{'float' if by_float else 'pillow'}, {channels} channels, to {to}",
+            f"{'float' if by_float else 'pillow'}, {channels} channels, to {to}"
+            + ("" if even else ", any width"),
             _rows_kernel,
             {
                 "words": "*i32",
@@ -182,7 +186,7 @@ def variants() -> list[Variant]:
                 **dict.fromkeys(("words_total", "height", "width", "width_out", "taps"), "i32"),
             },
             {"CHANNELS": channels, "FLOAT": by_float, "BLOCK_Y": BLOCK_Y, "BLOCK_X": BLOCK_X},
-            ("words", "starts", "weights", "out", "width", "width_out"),
+            ("words", "starts", "weights", "out", "width_out") + ("width",) * even,
             num_warps=WARPS,
             narrow_load="every lane reads a window of its own",
             narrow_store="four bytes of a plane a thread: with sixteen, in 1 to 4 warps, 190 to 255"
@@ -191,5 +195,5 @@ def variants() -> list[Variant]:
             else "",
         )
         for by_float, to in ((False, "u8"), (True, "u8"), (True, "fp32"))
-        for channels in (3, 1)
+        for channels, even in ((3, True), (3, False), (1, True))
     ]

@@ -37,6 +37,8 @@ from tempo_kernels.launch import Variant, check, check_tensor, next_power_of_2
 # Few enough that one row keeps every multiprocessor of a large GPU busy.
 BLOCK_V = 1024
 WARPS = 4
+# Of less, which is denormal or 0 in float32, a GPU may leave nothing.
+LEAST_TOP_P = torch.finfo(torch.float32).tiny
 
 _LEVEL_BITS = tl.constexpr(6)
 _LEVELS = tl.constexpr(64)  # thresholds that one launch tries
@@ -236,7 +238,7 @@ def sample(
 ) -> torch.Tensor:
     """One token of each row of logits [B, V] from its nucleus, by a number in [0, 1): int64 [B].
 
-    temperature: above 0. top_p: above 0, up to 1 (then any token may come). uniform: float32 [B].
+    temperature: above 0. top_p: up to 1 (then any token may come). uniform: float32 [B].
     Into `out` if given. Raises ValueError for numbers out of range, and for shapes, strides, dtypes
     or devices that don't fit.
     """
@@ -244,7 +246,7 @@ def sample(
     rows, vocabulary = logits.shape
     check_tensor("uniform", uniform, shape=(rows,), dtypes=torch.float32, device=logits.device)
     check(0 < temperature < math.inf, f"temperature is {temperature}; above 0 is needed")
-    check(0 < top_p <= 1, f"top_p is {top_p}; above 0 and up to 1 is needed")
+    check(LEAST_TOP_P <= top_p <= 1, f"top_p is {top_p}; {LEAST_TOP_P:.1e} to 1 is needed")
     if not rows:
         return out
     bits = logits.element_size() * 8

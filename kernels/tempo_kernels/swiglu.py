@@ -14,7 +14,7 @@ import torch
 
 from tempo_kernels.language import tl, triton
 from tempo_kernels.launch import Variant, check, check_tensor
-from tempo_kernels.rounding import rounded
+from tempo_kernels.rounding import quotient, rounded
 
 DTYPES = (torch.bfloat16, torch.float32)
 # 16 values a thread of gate and of up: four 16-byte loads in flight in bfloat16.
@@ -34,7 +34,7 @@ def _swiglu_kernel(gate_up, out, F: tl.constexpr, BLOCK_F: tl.constexpr):
     # [BLOCK_F] twice
     b_gate = tl.load(p_gate, mask=m, other=0.0).to(tl.float32)
     b_up = tl.load(p_gate + F, mask=m, other=0.0).to(tl.float32)
-    b_silu = rounded(b_gate / (1.0 + tl.exp(-b_gate)), dtype)
+    b_silu = rounded(quotient(b_gate, 1.0 + tl.exp(-b_gate), dtype), dtype)
     tl.store(out + i_t * F + o_f, rounded(b_silu * b_up, dtype), mask=m)
 
 

@@ -243,6 +243,28 @@ def test_tags_out_of_range_are_nan_and_nothing_is_read(
     assert lost.tolist() == [False, *tagged, False, False]
 
 
+@pytest.mark.parametrize("segments", [1, 131])
+@pytest.mark.parametrize(
+    ("first", "kept"), [(0, [False, False, True, True]), (-2, [True, True, False, False])]
+)
+def test_tokens_out_of_range_are_nan_and_nothing_is_read(
+    device, check_indices, segments, first, kept
+):
+    check_indices("never")
+    parts = prompt(device, torch.float32, segments=segments, text=(1, 1))
+    width = parts["table"].shape[1]
+    buffer = torch.zeros(6, width, device=device)  # rows before and after those that are tokens
+    parts["projected"] = buffer[2:4]
+    parts["tag_offsets"] = torch.zeros(segments + 1, dtype=torch.int64, device=device)
+    parts["tags"] = torch.zeros(2, dtype=torch.int64, device=device)  # that no segment has
+    parts["allocations"] = torch.zeros(segments, dtype=torch.int64, device=device)
+    parts["allocations"][0] = 4
+    parts["offsets"] = torch.full((segments + 1,), first + 4, device=device)
+    parts["offsets"][0] = first
+    lost = assemble(**parts, length=6, room=100).isnan().all(-1)
+    assert lost.tolist() == [False, *kept, False]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -255,6 +277,7 @@ def test_tags_out_of_range_are_nan_and_nothing_is_read(
         ({"tags": lambda x: x - VOCABULARY}, "tags has -[0-9]+; 0 to"),
         ({"tag_offsets": lambda x: x + 1}, "tag_offsets has [0-9]+; 0 to"),
         ({"offsets": lambda x: x - 1}, "offsets has -1; 0 to"),
+        ({"allocations": lambda x: x - 9}, "allocations has -[0-9]+; 0 to"),
         ({"tags": lambda x: x[None]}, "tags has shape"),
         ({"tag_offsets": lambda x: x[1:]}, "tag_offsets has shape"),
         ({"allocations": lambda x: x[:0]}, "allocations has 0 segments"),

@@ -7,6 +7,8 @@ import torch
 
 from tempo_kernels.relevance import relevance, relevance_ref
 
+from .tolerances import limit
+
 EPS = 1e-6
 
 
@@ -35,7 +37,10 @@ def test_as_good_as_pytorch(device, as_good, dtype, segments, width):
     out = torch.full((segments,), float("nan"), device=device)
     scores = relevance(*arguments, EPS, out=out)
     assert scores is out
-    as_good(scores, relevance_ref(*arguments, EPS), exact_relevance(*arguments), "relevance")
+    reference = relevance_ref(*arguments, EPS)
+    as_good(scores, reference, exact_relevance(*arguments), "relevance")
+    # A norm, or a product with its weight, that isn't rounded to the dtype moves them all.
+    assert (scores - reference).abs().median() <= limit("relevance: rounds alike")
     assert torch.equal(scores, relevance(*arguments, EPS))
 
 

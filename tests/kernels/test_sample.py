@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tempo_kernels.sample import BLOCK_V, sample, sample_ref
+from tempo_kernels.sample import BLOCK_V, LEAST_TOP_P, sample, sample_ref
 
 from .tolerances import limit
 
@@ -138,6 +138,13 @@ def test_equal_inputs_give_equal_tokens(device):
     assert torch.equal(sample(logits, 1.0, 0.9, uniform), sample(logits, 1.0, 0.9, uniform))
 
 
+def test_the_least_nucleus_is_the_likeliest_token(device):
+    logits, uniform = logits_of(2, 131, torch.float32).to(device), uniforms(2).to(device)
+    found = sample(logits, 1.0, LEAST_TOP_P, uniform)
+    assert torch.equal(found, logits.argmax(-1))
+    assert torch.equal(sample_ref(logits, 1.0, LEAST_TOP_P, uniform), found)
+
+
 @pytest.mark.gpu
 def test_a_captured_graph_draws_anew(device, interpreted):
     if interpreted:
@@ -158,7 +165,8 @@ def test_a_captured_graph_draws_anew(device, interpreted):
     [
         (0.0, 0.9, torch.zeros(2), "temperature is 0.0; above 0 is needed"),
         (float("nan"), 0.9, torch.zeros(2), "temperature is nan"),
-        (1.0, 0.0, torch.zeros(2), "top_p is 0.0; above 0 and up to 1 is needed"),
+        (1.0, 0.0, torch.zeros(2), "top_p is 0.0; 1.2e-38 to 1 is needed"),
+        (1.0, 1e-46, torch.zeros(2), "top_p is 1e-46"),
         (1.0, 1.5, torch.zeros(2), "top_p is 1.5"),
         (1.0, 0.9, torch.zeros(3), r"uniform has shape \[3\]; \[2\] is needed"),
         (1.0, 0.9, torch.zeros(2).double(), "uniform is torch.float64"),

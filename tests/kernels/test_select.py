@@ -9,6 +9,8 @@ from tempo_fast.compression.allocation import Allocation
 from tempo_fast.compression.strategies import Strategy
 from tempo_kernels.select import select, select_ref
 
+from .tolerances import assert_rounds_alike
+
 EPS = 1e-6
 TAKES = pytest.mark.parametrize("take", ["head", "tail"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -47,6 +49,7 @@ def test_as_good_as_pytorch(device, as_good, take, dtype, segments, tokens, widt
     source = Strategy(take).select(memory, Allocation.of(kept.tolist(), device))
     reference = select_ref(*arguments, EPS, total=total, take=take)
     as_good(rows, reference, exact_norm(source, weight), "select")
+    assert_rounds_alike(rows, reference)
     bare = select(*arguments, EPS, total=total, take=take, normalize=False)
     assert torch.equal(bare, source)
     assert torch.equal(select_ref(*arguments, EPS, total=total, take=take, normalize=False), source)

@@ -76,6 +76,9 @@ LIMITS: dict[str, Limit] = {
         0.004, "on top of a level: half a bfloat16 step under 1, for each of the two"
     ),
     "preprocess: levels apart": Limit(1e-3, "share of the pixels: ties are rare in noise"),
+    "relevance: rounds alike": Limit(
+        1e-6, "absolute, the median of probabilities: float32 products, summed in another order"
+    ),
     "resize: levels": Limit(1, "a float sum that ties may round the other way"),
     "resize: from a half": Limit(
         1e-3, "levels: float32 sums of a few products of bytes and weights about 1, in two orders"
