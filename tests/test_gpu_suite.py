@@ -32,14 +32,17 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 @needs_av
 def test_dry_run(tmp_path):
     """Some of its steps; `benchmarks/gpu_suite.sh --dry` runs all."""
-    steps = "kernels,sanitizer,bench-stages,report"
+    steps = "environment,kernels,sanitizer,bench-kernels,bench-stages,profile,report"
     done = run("--dry", "--only", steps, str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     suite = json.loads((tmp_path / "suite.json").read_text())
     assert [(step["name"], step["status"]) for step in suite["steps"]] == [
+        ("environment", "passed"),
         ("kernels", "passed"),
         ("sanitizer", "not run"),
+        ("bench-kernels", "passed"),
         ("bench-stages", "passed"),
+        ("profile", "passed"),
     ]
     rows = json.loads((tmp_path / "stages.json").read_text())["rows"]
     assert [row["name"] for row in rows] == [
