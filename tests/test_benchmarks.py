@@ -196,6 +196,7 @@ def test_whole_questions_make_their_rows(tmp_path):
         assert row["baseline"]["stages"]["vision"] > 0
     assert first["engine"]["stages"]["vision"] > 0 and later["engine"]["stages"]["vision"] == 0
     assert found["throughput"]["engine"]["questions_per_second"] > 0
+    assert found["throughput"]["share_of_floor"] > 0
     assert found["peak memory"]["baseline"]["peak_bytes"] > 0
 
 
