@@ -261,6 +261,17 @@ def test_a_lane_that_holds_nothing_is_found_out(make, frames, monkeypatch):
         make(streams=True).open(frames, **OPENING)
 
 
+def test_a_captured_chunk_goes_when_no_stream_uses_it(make, frames, monkeypatch):
+    """Its memory is for the stream that made it, at once."""
+    monkeypatch.setattr("tempo_fast.compression.captured.MOST_GRAPHS", 1)
+    pipe = make(graphs=True)
+    here, other = torch.cuda.current_stream(), torch.cuda.Stream()
+    for stream, size in ((here, 2), (here, 2), (other, 2), (other, 6), (other, 6), (here, 2)):
+        other.wait_stream(here)
+        with torch.cuda.stream(stream):
+            pipe.open(frames, fps=2.0, frame_windows=size).close()
+
+
 def test_a_chunk_whose_buffers_are_not_filled_is_found_out(make, frames, monkeypatch):
     """A replay takes what is in the buffers, not what the host has."""
     pipe, options = make(graphs=True), {**OPENING, "strategy": "none"}

@@ -100,6 +100,12 @@ class SegmentEncoder:
         )
         return Captured(MOST_GRAPHS, BUCKET, held, MOST_STEPS)
 
+    def release(self) -> bool:
+        """Give back the memory that work can do without; whether captured chunks had some."""
+        held = self.captured is not None and self.captured.release()
+        self.meter.release()
+        return held
+
     def encode(
         self,
         plan: SegmentPlan,
@@ -197,7 +203,7 @@ class SegmentEncoder:
         report("decode", 0, count)
         report("encode", 0, count)
         sizes = [max(len(segment.ids), room) for segment in plan.segments]
-        for rows, result in in_chunks(sizes, memory, self.meter, work, take):
+        for rows, result in in_chunks(sizes, memory, self.meter, work, take, self.release):
             for row in rows:
                 del held[row]
             report("encode", rows.stop, count)
