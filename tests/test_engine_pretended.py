@@ -12,6 +12,7 @@ import torch
 
 from tempo_fast import TempoFastPipeline
 from tempo_fast.compression.captured import CapturedPrefill
+from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.streams import CudaLanes
 from tempo_fast.language_model.generation import Generation
 from tempo_fast.language_model.sampling import Sampler
@@ -86,6 +87,31 @@ def test_answers_are_the_hosts(make, gpu, frames, expected, graphs, streams):
 def test_rows_off_the_device(make, frames, expected, monkeypatch, placement):
     monkeypatch.setattr("tempo_fast.engine.memory.PLACEMENTS", (placement,))
     with make(graphs=True, streams=True).open(frames, **OPENING) as video:
+        for _ in range(2):
+            answer = video.ask(QUESTION, **ASKING)
+            check(answer, expected)
+    assert answer.memory["placement"] == placement
+
+
+@pytest.mark.parametrize("full, placement", [({"device"}, "host"), ({"device", "host"}, "dropped")])
+def test_rows_that_find_no_room(make, gpu, frames, expected, monkeypatch, full, placement):
+    pipe, plain = make(graphs=True, streams=True), KVCache._zeros
+    for _ in range(2):
+        pipe.open(frames, **OPENING).close()
+    assert pipe._compressors["video"].captured.shapes
+
+    def zeros(self, capacity):
+        made = plain(self, capacity)
+        if len(self.lengths) > 1 and ("host" if self.pinned else "device") in full:
+            error = RuntimeError if self.pinned else torch.OutOfMemoryError
+            raise error("CUDA error: out of memory")
+        return made
+
+    monkeypatch.setattr(KVCache, "_zeros", zeros)
+    with pipe.open(frames, **OPENING) as video:
+        assert video.memory.placement == placement
+        if placement == "host":
+            assert all(layer.is_pinned() for layer in video._encoded.cache.keys)
         for _ in range(2):
             answer = video.ask(QUESTION, **ASKING)
             check(answer, expected)

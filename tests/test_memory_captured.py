@@ -12,6 +12,7 @@ import torch
 from tempo_fast import TempoFastPipeline
 from tempo_fast.compression.captured import BUCKET, MOST_GRAPHS, CapturedPrefill
 from tempo_fast.engine.graphs import EagerGraphs
+from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import (
     SHARE,
     Captured,
@@ -144,6 +145,27 @@ def test_a_chunk_that_is_given_up_is_gone_at_once(holding):
     finally:
         gc.enable()
     assert compressor.captured.shapes == [] and not compressor.release()
+
+
+@pytest.mark.parametrize(("failures", "placement"), [(1, "device"), (2, "dropped")])
+def test_captured_chunks_go_before_the_rows_do(
+    holding, clip_frames, expected, monkeypatch, failures, placement
+):
+    compressor, pipe = holding
+    plain, left = KVCache.__init__, []
+
+    def init(self, config, sequences, *args, **kwargs):
+        plain(self, config, sequences, *args, **kwargs)
+        if sequences == 5:
+            left.append(len(compressor.captured.shapes))
+            if len(left) <= failures:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(KVCache, "__init__", init)
+    with pipe.open(clip_frames, fps=2.0) as video:
+        assert video.memory.placement == placement
+        close(video.compress(QUESTION, **ASK).inputs_embeds, expected)
+    assert left[0] > 0 and left[1:] == [0]
 
 
 @pytest.mark.parametrize("name", ["_see", "_append"])
