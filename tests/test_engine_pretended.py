@@ -12,16 +12,17 @@ import torch
 
 from tempo_fast import TempoFastPipeline
 from tempo_fast.compression.captured import CapturedPrefill
+from tempo_fast.engine.clock import Clock
 from tempo_fast.engine.kv_cache import KVCache
-from tempo_fast.engine.streams import CudaLanes
+from tempo_fast.engine.streams import CudaLanes, LaneMaker, Turns
 from tempo_fast.language_model.generation import Generation
 from tempo_fast.language_model.sampling import Sampler
 from tempo_fast.language_model.steps import BLOCK
 from tempo_kernels.launch import HAS_TRITON, INTERPRETED
 
 from . import fake_flash
-from .pretend_cuda import pretend_cuda
-from .pretend_streams import RefusedError
+from .pretend_cuda import CUDA, pretend_cuda
+from .pretend_streams import Event, RefusedError
 
 if not (HAS_TRITON and INTERPRETED):
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
@@ -285,6 +286,41 @@ def test_a_lane_that_holds_nothing_is_found_out(make, frames, monkeypatch):
     monkeypatch.setattr(CudaLanes, "use", use)
     with pytest.raises(RefusedError, match="may reuse"):
         make(streams=True).open(frames, **OPENING)
+
+
+def test_no_more_chunks_are_queued_than_are_planned_for(gpu, monkeypatch):
+    maker, ends, waited = LaneMaker(CUDA, streams=True), [], []
+    monkeypatch.setattr(Event, "synchronize", lambda self: waited.append(self))
+    with maker(Clock(CUDA)) as lanes:
+        plain = lanes.mark
+        monkeypatch.setattr(lanes, "mark", lambda: ends.append(plain()) or ends[-1])
+        for queued in range(1, 6):
+            with lanes.on("compress"):
+                lanes.end_chunk()
+            # The next chunk is queued beside those that nothing has waited for.
+            assert waited == ends[: max(0, queued + 1 - maker.in_flight)]
+
+
+def test_buffers_serve_one_stream_after_the_other(gpu):
+    turns, buffer = Turns(CUDA), torch.zeros(2, device=CUDA)
+    here, other = torch.cuda.current_stream(), torch.cuda.Stream()
+    other.wait_stream(here)
+    for stream in (here, other, here):
+        with torch.cuda.stream(stream), turns:
+            buffer.add_(1)
+
+
+def test_captured_chunks_serve_one_stream_after_the_other(make, gpu, frames):
+    pipe = make(graphs=True)
+    for _ in range(2):
+        pipe.open(frames, **OPENING).close()
+    here, other = torch.cuda.current_stream(), torch.cuda.Stream()
+    other.wait_stream(here)
+    before = gpu.replays
+    for stream in (here, other, here):
+        with torch.cuda.stream(stream):
+            pipe.open(frames, **OPENING).close()
+    assert gpu.replays > before
 
 
 def test_a_captured_chunk_goes_when_no_stream_uses_it(make, frames, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tempo_fast.engine import meter as meters
+from tempo_fast.engine.graphs import recording
 from tempo_fast.engine.meter import CudaMeter, HostMeter, is_out_of_memory
 
 COMMON, GRAPHS = (0, 0), (0, 3)
@@ -59,6 +60,19 @@ def test_an_allocator_that_does_not_tell_its_pools_apart(held, monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 50)
     monkeypatch.delattr(torch.cuda, "memory_snapshot")  # it raises there
     assert CudaMeter(torch.device("cuda")).free() == 1040
+
+
+def test_memory_goes_back_when_the_device_is_done_and_nothing_is_recorded(monkeypatch):
+    device, calls = torch.device("cuda", 1), []
+
+    def noted(name):
+        return lambda *where: calls.append((name, *where, recording.locked()))
+
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, noted(name))
+    CudaMeter(device).release()
+    assert calls == [("synchronize", device, True), ("empty_cache", True)]
+    assert not recording.locked()
 
 
 def test_the_hosts_free_memory(tmp_path, monkeypatch):
