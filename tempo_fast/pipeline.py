@@ -218,14 +218,15 @@ class TempoFastPipeline:
             read = _Reading(source, partial(reader, source, options.frame_windows, options.stride))
             asking = question[1] if question else AskOptions()
             memory = compressor.plan_memory(plan, 3 * frames * math.prod(waiting), asking)
+            rows = compressor.new_rows(plan, memory)
             close_source = None
-            if memory.placement == "dropped":
+            if rows is None:
                 # Every question reads the frames, the first one too.
                 encoded = EncodedVideo(plan, memory, None, read)
                 close_source = stack.pop_all().close
             else:
                 with read(clock) as segments:
-                    encoded = compressor.encode(plan, memory, segments, clock, progress)
+                    encoded = compressor.encode(plan, memory, rows, segments, clock, progress)
         return Video(
             compressor,
             self._prompt,

@@ -133,7 +133,7 @@ class Pretence(TorchFunctionMode):
             if x.numel():
                 self.memory.write(x, self.stream)
         for x in made:
-            if address(x) not in known:
+            if x.numel() and address(x) not in known:
                 self.memory.make(x, self.stream)
 
     def _make(self, func, name, args, kwargs):

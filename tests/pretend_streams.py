@@ -54,6 +54,7 @@ class Event:
 
     def synchronize(self) -> None:
         self.device.blocks("an event's synchronize")
+        self.device.memory.wait(self)
 
     def elapsed_time(self, end: Event) -> float:
         return 1.0
@@ -70,6 +71,12 @@ class Memory:
         self._written: dict[int, tuple[Stream, int]] = {}
         self._read: dict[int, dict[Stream, int]] = {}
         self._held: dict[int, set[Stream]] = {}
+        self._waited: dict[Stream, int] = {}
+
+    def wait(self, event: Event) -> None:
+        """The host waits, and with it all that it gives any stream from now on."""
+        for stream, tick in event.seen.items():
+            self._waited[stream] = max(self._waited.get(stream, 0), tick)
 
     def make(self, tensor: torch.Tensor, stream: Stream) -> None:
         self._check_freed()
@@ -84,16 +91,16 @@ class Memory:
     def read(self, tensor: torch.Tensor, stream: Stream) -> None:
         place = address(tensor)
         if place in self._written:
-            _check_behind(stream, *self._written[place], "reads what another one writes")
+            self._check_behind(stream, *self._written[place], "reads what another one writes")
         stream.seen[stream] += 1
         self._read.setdefault(place, {})[stream] = stream.seen[stream]
 
     def write(self, tensor: torch.Tensor, stream: Stream) -> None:
         place = address(tensor)
         if place in self._written:
-            _check_behind(stream, *self._written[place], "writes what another one writes")
+            self._check_behind(stream, *self._written[place], "writes what another one writes")
         for reader, tick in self._read.pop(place, {}).items():
-            _check_behind(stream, reader, tick, "writes what another one reads")
+            self._check_behind(stream, reader, tick, "writes what another one reads")
         stream.seen[stream] += 1
         self._written[place] = stream, stream.seen[stream]
 
@@ -114,12 +121,11 @@ class Memory:
             users = [*self._read.pop(place, {}).items(), self._written.pop(place)]
             for user, tick in users:
                 if user not in held:
-                    _check_behind(maker, user, tick, "may reuse what another one uses")
+                    self._check_behind(maker, user, tick, "may reuse what another one uses")
 
-
-def _check_behind(stream: Stream, other: Stream, tick: int, what: str) -> None:
-    if stream.seen.get(other, -1) < tick:
-        raise RefusedError(f"a stream {what}, without having waited for it")
+    def _check_behind(self, stream: Stream, other: Stream, tick: int, what: str) -> None:
+        if max(stream.seen.get(other, -1), self._waited.get(other, -1)) < tick:
+            raise RefusedError(f"a stream {what}, without having waited for it")
 
 
 class Graph:

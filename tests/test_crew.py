@@ -361,7 +361,7 @@ def test_a_failing_frame_ends_the_crew(pipe, frames):
     with pipe.open(frames[:40], fps=2.0) as video:
         compressor, encoded = video._compressor, video._encoded
         with pytest.raises(OSError, match="disk"):
-            compressor.encode(encoded.plan, encoded.memory, windows(), Clock(CPU))
+            compressor.encode(encoded.plan, encoded.memory, encoded.cache, windows(), Clock(CPU))
     assert idle()
 
 

@@ -173,7 +173,8 @@ def test_what_is_trained_is_what_the_engine_runs(tokenizer):
             plan = SegmentPlan(segments, (8, 8), [(0.0, 4.0)] * len(rows), [2.0] * len(rows))
             frames = list(batch["frames"][rows])
             memory_plan = compressor.plan_memory(plan, frames[0].numel(), AskOptions())
-            video = compressor.encode(plan, memory_plan, frames, Clock(device))
+            cache = compressor.new_rows(plan, memory_plan)
+            video = compressor.encode(plan, memory_plan, cache, frames, Clock(device))
             for number, query in enumerate(batch["queries"][film]):
                 relevance = compressor.score(video, query[query != PAD].tolist()).relevance
                 torch.testing.assert_close(

@@ -12,15 +12,17 @@ import torch
 
 from tempo_fast import TempoFastPipeline
 from tempo_fast.compression.captured import CapturedPrefill
-from tempo_fast.engine.streams import CudaLanes
+from tempo_fast.engine.clock import Clock
+from tempo_fast.engine.kv_cache import KVCache
+from tempo_fast.engine.streams import CudaLanes, LaneMaker, Turns
 from tempo_fast.language_model.generation import Generation
 from tempo_fast.language_model.sampling import Sampler
 from tempo_fast.language_model.steps import BLOCK
 from tempo_kernels.launch import HAS_TRITON, INTERPRETED
 
 from . import fake_flash
-from .pretend_cuda import pretend_cuda
-from .pretend_streams import RefusedError
+from .pretend_cuda import CUDA, pretend_cuda
+from .pretend_streams import Event, RefusedError
 
 if not (HAS_TRITON and INTERPRETED):
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
@@ -86,6 +88,31 @@ def test_answers_are_the_hosts(make, gpu, frames, expected, graphs, streams):
 def test_rows_off_the_device(make, frames, expected, monkeypatch, placement):
     monkeypatch.setattr("tempo_fast.engine.memory.PLACEMENTS", (placement,))
     with make(graphs=True, streams=True).open(frames, **OPENING) as video:
+        for _ in range(2):
+            answer = video.ask(QUESTION, **ASKING)
+            check(answer, expected)
+    assert answer.memory["placement"] == placement
+
+
+@pytest.mark.parametrize("full, placement", [({"device"}, "host"), ({"device", "host"}, "dropped")])
+def test_rows_that_find_no_room(make, gpu, frames, expected, monkeypatch, full, placement):
+    pipe, plain = make(graphs=True, streams=True), KVCache._zeros
+    for _ in range(2):
+        pipe.open(frames, **OPENING).close()
+    assert pipe._compressors["video"].captured.shapes
+
+    def zeros(self, capacity):
+        made = plain(self, capacity)
+        if len(self.lengths) > 1 and ("host" if self.pinned else "device") in full:
+            error = RuntimeError if self.pinned else torch.OutOfMemoryError
+            raise error("CUDA error: out of memory")
+        return made
+
+    monkeypatch.setattr(KVCache, "_zeros", zeros)
+    with pipe.open(frames, **OPENING) as video:
+        assert video.memory.placement == placement
+        if placement == "host":
+            assert all(layer.is_pinned() for layer in video._encoded.cache.keys)
         for _ in range(2):
             answer = video.ask(QUESTION, **ASKING)
             check(answer, expected)
@@ -259,6 +286,52 @@ def test_a_lane_that_holds_nothing_is_found_out(make, frames, monkeypatch):
     monkeypatch.setattr(CudaLanes, "use", use)
     with pytest.raises(RefusedError, match="may reuse"):
         make(streams=True).open(frames, **OPENING)
+
+
+def test_no_more_chunks_are_queued_than_are_planned_for(gpu, monkeypatch):
+    maker, ends, waited = LaneMaker(CUDA, streams=True), [], []
+    monkeypatch.setattr(Event, "synchronize", lambda self: waited.append(self))
+    with maker(Clock(CUDA)) as lanes:
+        plain = lanes.mark
+        monkeypatch.setattr(lanes, "mark", lambda: ends.append(plain()) or ends[-1])
+        for queued in range(1, 6):
+            with lanes.on("compress"):
+                lanes.end_chunk()
+            # The next chunk is queued beside those that nothing has waited for.
+            assert waited == ends[: max(0, queued + 1 - maker.in_flight)]
+
+
+def test_buffers_serve_one_stream_after_the_other(gpu):
+    turns, buffer = Turns(CUDA), torch.zeros(2, device=CUDA)
+    here, other = torch.cuda.current_stream(), torch.cuda.Stream()
+    other.wait_stream(here)
+    for stream in (here, other, here):
+        with torch.cuda.stream(stream), turns:
+            buffer.add_(1)
+
+
+def test_captured_chunks_serve_one_stream_after_the_other(make, gpu, frames):
+    pipe = make(graphs=True)
+    for _ in range(2):
+        pipe.open(frames, **OPENING).close()
+    here, other = torch.cuda.current_stream(), torch.cuda.Stream()
+    other.wait_stream(here)
+    before = gpu.replays
+    for stream in (here, other, here):
+        with torch.cuda.stream(stream):
+            pipe.open(frames, **OPENING).close()
+    assert gpu.replays > before
+
+
+def test_a_captured_chunk_goes_when_no_stream_uses_it(make, frames, monkeypatch):
+    """Its memory is for the stream that made it, at once."""
+    monkeypatch.setattr("tempo_fast.compression.captured.MOST_GRAPHS", 1)
+    pipe = make(graphs=True)
+    here, other = torch.cuda.current_stream(), torch.cuda.Stream()
+    for stream, size in ((here, 2), (here, 2), (other, 2), (other, 6), (other, 6), (here, 2)):
+        other.wait_stream(here)
+        with torch.cuda.stream(stream):
+            pipe.open(frames, fps=2.0, frame_windows=size).close()
 
 
 def test_a_chunk_whose_buffers_are_not_filled_is_found_out(make, frames, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 
 from tempo_fast import OutOfMemoryError, TempoFastPipeline, VideoError
 from tempo_fast.compression.compressor import Compressor
-from tempo_fast.engine import meter as meters
 from tempo_fast.engine.chunks import in_chunks
+from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import (
     HOST_SHARE,
     SHARE,
@@ -23,7 +24,7 @@ from tempo_fast.engine.memory import (
     plan_memory,
     vision_bytes,
 )
-from tempo_fast.engine.meter import HostMeter, Meter, is_out_of_memory
+from tempo_fast.engine.meter import Meter
 from tempo_fast.models.decoder import Decoder
 
 from .peak import peak
@@ -289,8 +290,61 @@ def test_one_segment_too_large_is_our_error(pipe, clip_frames, set_meter, monkey
         assert video.ask(QUESTION, max_new_tokens=1).token_ids
 
 
+CPU_FULL = RuntimeError, "DefaultCPUAllocator: can't allocate memory"
+DEVICE_FULL = torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 8.00 GiB."
+PINNED_FULL = RuntimeError, "CUDA error: out of memory"
+
+
 @pytest.mark.parametrize(
-    ("name", "what"), [("language_model", "prompt"), ("compressor", "keys and values")]
+    ("host", "errors", "placement"),
+    [
+        (None, [CPU_FULL], "dropped"),
+        (1 << 40, [DEVICE_FULL], "host"),
+        (1 << 40, [DEVICE_FULL, PINNED_FULL], "dropped"),
+        (1 << 10, [DEVICE_FULL], "dropped"),
+    ],
+    ids=["no host beside it", "the host", "a full host", "a small host"],
+)
+def test_rows_that_find_no_room_go_to_the_next_place(
+    pipe, clip_frames, set_meter, expected, monkeypatch, host, errors, placement
+):
+    meter, coming, lost = set_meter(FakeMeter(1 << 40, host)), iter(errors), weakref.WeakSet()
+    monkeypatch.setattr(pipe._compressors["video"], "chunk_tokens", 1)
+    plain = KVCache.__init__
+
+    def init(self, config, sequences, *args, **kwargs):
+        assert sequences < 5 or not lost  # an attempt is gone before the next one
+        plain(self, config, sequences, *args, **kwargs)
+        if sequences == 5 and (found := next(coming, None)):
+            lost.add(self)
+            error, words = found
+            raise error(words)
+
+    monkeypatch.setattr(KVCache, "__init__", init)
+    with pipe.open(clip_frames, fps=2.0) as video:
+        assert (video.memory.placement, video.memory.halved) == (placement, 0)
+        assert meter.released == len(errors)
+        for _ in range(2):
+            close(video.compress(QUESTION, **ASK), expected)
+        answer = video.ask(QUESTION, max_new_tokens=6, **ASK)
+    assert answer.memory["placement"] == placement
+    assert (answer.timings["vision"] > 0) == (placement == "dropped")
+    plenty = pipe(clip_frames, QUESTION, fps=2.0, max_new_tokens=6, **ASK)
+    assert (plenty.memory["placement"], plenty.token_ids) == ("device", answer.token_ids)
+
+
+def test_rows_that_fail_for_another_reason_stay_an_error(pipe, clip_frames, monkeypatch):
+    def init(*args, **kwargs):
+        raise RuntimeError("no kernel image is available")
+
+    assert pipe.open(clip_frames, fps=2.0).memory.placement == "device"
+    monkeypatch.setattr(KVCache, "__init__", init)
+    with pytest.raises(RuntimeError, match="kernel image"):
+        pipe.open(clip_frames, fps=2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("language_model", "prompt"), ("compressor", "one segment")]
 )
 def test_a_cache_too_large_is_our_error(pipe, clip_frames, monkeypatch, name, what):
     decoder, plain = getattr(pipe.checkpoint.model, name), Decoder.new_cache
@@ -343,14 +397,3 @@ def test_other_errors_are_left_alone():
 
     with pytest.raises(RuntimeError, match="shapes"):
         list(in_chunks([1], memory, FakeMeter(None), work))
-    assert not is_out_of_memory(ValueError("can't allocate memory"))
-    assert is_out_of_memory(torch.OutOfMemoryError("any words"))
-    for words in ("CUDA error: out of memory", "Triton Error [CUDA]: out of memory"):
-        assert is_out_of_memory(RuntimeError(words))
-
-
-def test_the_hosts_free_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(meters, "MEMINFO", tmp_path / "meminfo")
-    assert HostMeter().free() is None
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:       7 kB\nCached: 1 kB\n")
-    assert HostMeter().free() == 7 * 1024

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from tempo_fast import TempoFastPipeline
 from tempo_fast.compression.captured import BUCKET, MOST_GRAPHS, CapturedPrefill
 from tempo_fast.engine.graphs import EagerGraphs
+from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import (
     SHARE,
     Captured,
@@ -106,3 +109,92 @@ def test_a_pipeline_plans_for_its_graphs(pipe, clip_frames, monkeypatch):
     assert len(graphs._compressors["video"].captured.shapes) <= MOST_GRAPHS
     with pipe.open(clip_frames[:32], fps=2.0) as video:
         assert video.memory.graphs == 0
+
+
+QUESTION, ASK = "What moves?", {"visual_token_budget": 40}
+
+
+@pytest.fixture
+def holding(pipe, clip_frames, monkeypatch):
+    """A compressor that holds captured chunks of a segment, and the pipeline it belongs to."""
+    monkeypatch.setattr("tempo_fast.engine.crew.MOST", 1)
+    graphs = TempoFastPipeline(pipe.checkpoint, graphs=True)
+    compressor = graphs._compressors["video"]
+    compressor.chunk_tokens = 1
+    graphs.open(clip_frames, fps=2.0).close()
+    assert compressor.captured.shapes
+    return compressor, graphs
+
+
+@pytest.fixture(scope="module")
+def expected(pipe, clip_frames):
+    return pipe.compress(clip_frames, QUESTION, fps=2.0, **ASK).inputs_embeds
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_chunk_that_is_given_up_is_gone_at_once(holding):
+    compressor, _ = holding
+    caches = [weakref.ref(chunk.cache) for chunk in compressor.captured._chunks.values()]
+    gc.disable()
+    try:
+        assert compressor.release()
+        assert not any(cache() for cache in caches)
+    finally:
+        gc.enable()
+    assert compressor.captured.shapes == [] and not compressor.release()
+
+
+@pytest.mark.parametrize(("failures", "placement"), [(1, "device"), (2, "dropped")])
+def test_captured_chunks_go_before_the_rows_do(
+    holding, clip_frames, expected, monkeypatch, failures, placement
+):
+    compressor, pipe = holding
+    plain, left = KVCache.__init__, []
+
+    def init(self, config, sequences, *args, **kwargs):
+        plain(self, config, sequences, *args, **kwargs)
+        if sequences == 5:
+            left.append(len(compressor.captured.shapes))
+            if len(left) <= failures:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(KVCache, "__init__", init)
+    with pipe.open(clip_frames, fps=2.0) as video:
+        assert video.memory.placement == placement
+        close(video.compress(QUESTION, **ASK).inputs_embeds, expected)
+    assert left[0] > 0 and left[1:] == [0]
+
+
+@pytest.mark.parametrize("name", ["_see", "_append"])
+def test_captured_chunks_go_before_a_segment_is_too_large(
+    holding, clip_frames, expected, monkeypatch, name
+):
+    compressor, pipe = holding
+    plain = getattr(compressor, name)
+
+    def work(*args):
+        if compressor.captured.shapes:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(*args)
+
+    monkeypatch.setattr(compressor, name, work)
+    with pipe.open(clip_frames, fps=2.0) as video:
+        close(video.compress(QUESTION, **ASK).inputs_embeds, expected)
+
+
+def test_a_segment_that_is_too_large_to_capture_runs_uncaptured(
+    holding, clip_frames, expected, monkeypatch
+):
+    compressor, pipe = holding
+    compressor.release()
+
+    def capture(run, reset):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(compressor.captured._graphs, "capture", capture)
+    with pipe.open(clip_frames, fps=2.0) as video:
+        close(video.compress(QUESTION, **ASK).inputs_embeds, expected)
+    assert compressor.captured.shapes == []

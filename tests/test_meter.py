@@ -1,11 +1,13 @@
-"""What a GPU's meter counts as free of what torch's allocator holds."""
+"""What counts as free: of the host, and of what torch's allocator holds of a GPU."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from tempo_fast.engine.meter import CudaMeter
+from tempo_fast.engine import meter as meters
+from tempo_fast.engine.graphs import recording
+from tempo_fast.engine.meter import CudaMeter, HostMeter, is_out_of_memory
 
 COMMON, GRAPHS = (0, 0), (0, 3)
 
@@ -58,3 +60,30 @@ def test_an_allocator_that_does_not_tell_its_pools_apart(held, monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 50)
     monkeypatch.delattr(torch.cuda, "memory_snapshot")  # it raises there
     assert CudaMeter(torch.device("cuda")).free() == 1040
+
+
+def test_memory_goes_back_when_the_device_is_done_and_nothing_is_recorded(monkeypatch):
+    device, calls = torch.device("cuda", 1), []
+
+    def noted(name):
+        return lambda *where: calls.append((name, *where, recording.locked()))
+
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, noted(name))
+    CudaMeter(device).release()
+    assert calls == [("synchronize", device, True), ("empty_cache", True)]
+    assert not recording.locked()
+
+
+def test_the_hosts_free_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(meters, "MEMINFO", tmp_path / "meminfo")
+    assert HostMeter().free() is None
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:       7 kB\nCached: 1 kB\n")
+    assert HostMeter().free() == 7 * 1024
+
+
+def test_errors_that_say_memory_ran_out():
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
+    assert is_out_of_memory(torch.OutOfMemoryError("any words"))
+    for words in ("CUDA error: out of memory", "Triton Error [CUDA]: out of memory"):
+        assert is_out_of_memory(RuntimeError(words))

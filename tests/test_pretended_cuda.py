@@ -149,6 +149,19 @@ def test_streams_wait_for_what_they_read(gpu):
         x + 1
 
 
+def test_what_the_host_has_waited_for_is_behind_all(gpu):
+    other = torch.cuda.Stream()
+    x = ones(2)
+    early = torch.cuda.current_stream().record_event()
+    x.add_(1)
+    early.synchronize()
+    with torch.cuda.stream(other), pytest.raises(RefusedError, match="reads"):
+        x + 1
+    torch.cuda.current_stream().record_event().synchronize()
+    with torch.cuda.stream(other):
+        x + 1
+
+
 def test_streams_wait_before_they_write_what_another_one_reads(gpu):
     here, other = torch.cuda.current_stream(), torch.cuda.Stream()
     x = ones(2)

@@ -55,6 +55,15 @@ class CapturedPrefill:
         """Segments, tokens of each after the system part, and visual ones, of each kept chunk."""
         return list(self._chunks)
 
+    def release(self) -> bool:
+        """Give all kept chunks up, as if no shape had come yet; whether there were any."""
+        with self._turns:
+            self._turns.wait()
+            held = bool(self._chunks)
+            self._chunks.clear()
+            self._seen.clear()
+        return held
+
     def prefill(
         self,
         rows: range,
@@ -84,6 +93,7 @@ class CapturedPrefill:
             if chunk.replay is None:
                 chunk.replay = self._capture(chunk, shape, system.lengths[0])
             while len(self._chunks) >= MOST_GRAPHS:
+                self._turns.wait()
                 del self._chunks[next(iter(self._chunks))]
             self._chunks[shape] = chunk  # the one used last is the last
             chunk.replay()
@@ -142,12 +152,12 @@ class CapturedPrefill:
         cache, decoder = chunk.cache, self._decoder
         cache.lengths = [past] * count
         packing = cache.pack(range(count), (bucket,) * count)
+        # Not the chunk, which will hold what is made of `run`: both would wait for a collection.
+        ids, positions, index, tokens = chunk.ids, chunk.positions, chunk.index, chunk.tokens
+        deepstack = Deepstack(index, chunk.features)
 
         def run() -> None:
-            hidden = decoder.embed(chunk.ids).index_copy_(0, chunk.index, chunk.tokens)
-            deepstack = Deepstack(chunk.index, chunk.features)
-            decoder.run(
-                hidden, chunk.positions, packing, cache.keys, cache.values, deepstack, "none"
-            )
+            hidden = decoder.embed(ids).index_copy_(0, index, tokens)
+            decoder.run(hidden, positions, packing, cache.keys, cache.values, deepstack, "none")
 
         return self._graphs.capture(run, lambda: None)

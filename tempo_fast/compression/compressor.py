@@ -198,7 +198,7 @@ class Compressor(SegmentEncoder):
         """What `work` makes of each chunk of rows, in order."""
         report = progress or silent
         report(stage, 0, len(tokens))
-        for rows, result in in_chunks(tokens, video.memory, self.meter, work):
+        for rows, result in in_chunks(tokens, video.memory, self.meter, work, release=self.release):
             report(stage, rows.stop, len(tokens))
             yield result
 

@@ -13,6 +13,7 @@ from tempo_fast.engine.clock import Clock
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import MemoryPlan, Work
 from tempo_fast.language_model.steps import CACHE_STEP
+from tempo_fast.models.decoder import Decoder
 from tempo_fast.options import AskOptions
 from tempo_fast.video.segments import SegmentFrames
 
@@ -53,6 +54,29 @@ class EncodedVideo:
     def resident(self) -> bool:
         """Whether the rows are where a question can be appended to them."""
         return self.memory.placement == "device"
+
+
+def empty_rows(
+    decoder: Decoder, plan: SegmentPlan, system: KVCache, room: int, placement: str
+) -> KVCache:
+    """A row a segment without its visual part, where they stay between questions.
+
+    placement: "device", with the system part already and room for a query and `room` tokens behind
+    it; or "host".
+    """
+    count, length = len(plan.segments), system.lengths[0] + plan.tokens
+    if placement == "device":
+        cache = decoder.new_cache(count, length + room + QUERY_ROOM)
+        cache.copy_prefix(system, range(count))
+        return cache
+    return KVCache(
+        decoder.config,
+        count,
+        length,
+        device=torch.device("cpu"),
+        dtype=system.dtype,
+        pinned=torch.cuda.is_available(),
+    )
 
 
 def memory_work(

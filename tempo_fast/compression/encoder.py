@@ -9,17 +9,17 @@ from typing import TypeVar
 import torch
 
 from tempo_fast.compression.captured import BUCKET, MOST_GRAPHS, CapturedPrefill
-from tempo_fast.compression.encoded import QUERY_ROOM, EncodedVideo, memory_work
+from tempo_fast.compression.encoded import EncodedVideo, empty_rows, memory_work
 from tempo_fast.compression.plan import Segment, SegmentPlan
 from tempo_fast.compression.prompt import SegmentPrompt
 from tempo_fast.engine import ops
-from tempo_fast.engine.chunks import in_chunks, memory_explained
+from tempo_fast.engine.chunks import in_chunks
 from tempo_fast.engine.clock import Clock
 from tempo_fast.engine.crew import crew_size, keep_on
 from tempo_fast.engine.graphs import graphs_for
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.memory import Captured, MemoryPlan, captured_bytes, plan_memory
-from tempo_fast.engine.meter import meter_of
+from tempo_fast.engine.meter import is_out_of_memory, meter_of
 from tempo_fast.engine.streams import LaneMaker, Lanes, upload
 from tempo_fast.language_model.steps import MOST_GRAPHS as MOST_STEPS
 from tempo_fast.models.decoder import Deepstack
@@ -100,22 +100,44 @@ class SegmentEncoder:
         )
         return Captured(MOST_GRAPHS, BUCKET, held, MOST_STEPS)
 
+    def release(self) -> bool:
+        """Give back the memory that work can do without; whether captured chunks had some."""
+        held = self.captured is not None and self.captured.release()
+        self.meter.release()
+        return held
+
+    def new_rows(self, plan: SegmentPlan, memory: MemoryPlan) -> KVCache | None:
+        """A row a segment, where memory.placement says; from where there is no room it moves on.
+
+        None where the rows are dropped.
+        """
+        room = len(self.model.memory_tokens)
+        while memory.placement != "dropped":
+            try:
+                return empty_rows(self.decoder, plan, self.system, room, memory.placement)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Now that the exception is gone, and with it the tensors of the attempt.
+            if not self.release():
+                memory.move_on()
+        return None
+
     def encode(
         self,
         plan: SegmentPlan,
         memory: MemoryPlan,
+        cache: KVCache,
         windows: Iterable[SegmentFrames],
         clock: Clock,
         progress: Progress | None = None,
     ) -> EncodedVideo:
         """Run the vision encoder and the visual part of every segment, as its frames come in.
 
-        windows: uint8 [frames, h, w, 3] of each segment in turn, an even number of frames, of the
-        size that plan.resizing starts from; on a CPU they may be held elsewhere.
-        memory.placement: "device" or "host".
+        cache: of `new_rows`. windows: uint8 [frames, h, w, 3] of each segment in turn, an even
+        number of frames, of the size that plan.resizing starts from; on a CPU they may be held
+        elsewhere.
         """
-        with memory_explained("the segments' keys and values", self.meter):
-            cache = self._new_rows(plan, memory)
         resident = memory.placement == "device"
 
         def keep(segments: range, encoded: KVCache, rows: range) -> None:
@@ -128,24 +150,6 @@ class SegmentEncoder:
             for _ in self._encoded(plan, memory, windows, lanes, progress, keep, into=into):
                 pass
         return EncodedVideo(plan, memory, cache)
-
-    def _new_rows(self, plan: SegmentPlan, memory: MemoryPlan) -> KVCache:
-        """An empty row a segment, where they stay between questions."""
-        count, length = len(plan.segments), len(self.prompt.system) + plan.tokens
-        if memory.placement == "device":
-            cache = self.decoder.new_cache(
-                count, length + len(self.model.memory_tokens) + QUERY_ROOM
-            )
-            cache.copy_prefix(self.system, range(count))
-            return cache
-        return KVCache(
-            self.decoder.config,
-            count,
-            length,
-            device=torch.device("cpu"),
-            dtype=self.model.memory_tokens.dtype,
-            pinned=torch.cuda.is_available(),
-        )
 
     def _encoded(
         self,
@@ -197,7 +201,7 @@ class SegmentEncoder:
         report("decode", 0, count)
         report("encode", 0, count)
         sizes = [max(len(segment.ids), room) for segment in plan.segments]
-        for rows, result in in_chunks(sizes, memory, self.meter, work, take):
+        for rows, result in in_chunks(sizes, memory, self.meter, work, take, self.release):
             for row in rows:
                 del held[row]
             report("encode", rows.stop, count)

@@ -34,20 +34,21 @@ def in_chunks(
     meter: Meter,
     work: Callable[[range], T],
     before: Callable[[range], None] | None = None,
+    release: Callable[[], object] | None = None,
 ) -> Iterator[tuple[range, T]]:
     """Yield (items, work(items)) for items 0…len(tokens), each once and in order.
 
     tokens: of each item. A chunk has at most memory.chunk_tokens tokens, or one item. Where
     memory.threads are several and have about the same to do, they work on chunks beside each other.
     `before` is called first, in the caller's thread, and what it raises is raised. When `work` runs
-    out of memory, the chunk is halved, in `memory` too, and work is called again with its first
-    half and with what was begun behind it: it must be able to start over. One item alone is tried
-    again with nothing beside it.
+    out of memory, `release` (by default the meter's) gives back what it can, the chunk is halved,
+    in `memory` too, and work is called again with its first half and with what was begun behind it:
+    it must be able to start over. One item is tried once more, with nothing beside it.
     Raises OutOfMemoryError when that is too much as well.
     """
     chunk, threads = _cutter(tokens, memory)
     begun: deque[tuple[range, Callable[[], T]]] = deque()
-    ahead = 0
+    ahead, failed = 0, None
     with Crew(threads) as crew:
         while begun or ahead < len(tokens):
             if ahead < len(tokens) and len(begun) < (crew.ahead if memory.threads > 1 else 1):
@@ -67,8 +68,7 @@ def in_chunks(
                     error
                 ):
                     raise
-                alone = threads == 1 or memory.threads == 1
-                if len(items) == 1 and alone:
+                if len(items) == 1 and items == failed:
                     raise _explained("one segment", meter) from error
             else:
                 yield items, result
@@ -76,7 +76,8 @@ def in_chunks(
             crew.settle()
             # The exceptions and their frames go now, and with them the tensors of the attempts.
             begun.clear()
-            meter.release()
+            (release or meter.release)()
+            failed = items
             if len(items) > 1:
                 memory.halve(sum(tokens[item] for item in items))
             else:

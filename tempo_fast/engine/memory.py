@@ -6,7 +6,7 @@ attention's scores are counted where torch may have no kernel that does without 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tempo_fast.checkpoint.config import DecoderConfig, TempoConfig, VisionConfig
 from tempo_fast.engine.attention import unfused
@@ -71,6 +71,7 @@ class MemoryPlan:
     encodes the video again. threads: that work on chunks beside each other, on a CPU; it is in what
     was counted. halved: how often memory ran out all the same and the chunk was halved. graphs:
     bytes that captured chunks may come to keep beyond what they hold, and all decode steps.
+    fallbacks: where the keys and values go in turn if there is no room for them after all.
     """
 
     free: int | None
@@ -83,6 +84,7 @@ class MemoryPlan:
     threads: int = 1
     halved: int = 0
     graphs: int = 0
+    fallbacks: list[str] = field(default_factory=list)
 
     @property
     def needed(self) -> int:
@@ -94,6 +96,10 @@ class MemoryPlan:
         """Memory ran out with chunks of `tokens` tokens: take smaller ones from now on."""
         self.chunk_tokens = max(1, min(self.chunk_tokens, tokens) // 2)
         self.halved += 1
+
+    def move_on(self) -> None:
+        """Memory ran out for the segments' keys and values: have them in the next place."""
+        self.placement = self.fallbacks.pop(0)
 
     def decisions(self) -> dict[str, int | str]:
         """What an answer says of it: only what is the same whenever the video is opened."""
@@ -231,9 +237,12 @@ def plan_memory(
     # Rows that wait in the host have no room for a question.
     hosted = work.segments * cache_bytes(compressor, work.system + work.visual, itemsize)
     memory_tokens = 2 * work.segments * config.memory_tokens * compressor.width * itemsize
-    for placement in PLACEMENTS:
-        if placement == "host" and not _host_takes(meter, hosted, compressor.layers):
-            continue
+    places = [
+        place
+        for place in PLACEMENTS
+        if place != "host" or _host_takes(meter, hosted, compressor.layers)
+    ]
+    for number, placement in enumerate(places):
         tokens, beside = chunk_tokens, min(threads, work.segments)
         while True:
             rows = min(max(1, tokens // work.visual), -(-work.segments // beside))
@@ -247,6 +256,7 @@ def plan_memory(
                 placement=placement,
                 threads=beside,
                 graphs=_graph_bytes(config, work, captured, rows, itemsize) if captured else 0,
+                fallbacks=places[number + 1 :],
             )
             if free is None or plan.needed <= SHARE * free:
                 return plan

@@ -150,6 +150,12 @@ class Turns:
         if self._last is not None:
             torch.cuda.current_stream(self._device).wait_event(self._last)
 
+    def wait(self) -> None:
+        """Within a turn, before buffers are given up: the host waits for the turns before it. What
+        they leave goes to the stream that made it, whichever used it last."""
+        if self._last is not None:
+            self._last.synchronize()
+
     def __exit__(self, *exception: object) -> None:
         if self._device.type == "cuda":
             self._last = torch.cuda.current_stream(self._device).record_event()
