@@ -338,6 +338,7 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
         "graph_pool_handle": lambda: None,
         "stream": device.on,
         "current_stream": lambda *_: device.stream,
+        "is_current_stream_capturing": lambda: device.graph is not None,
         "device": lambda *_: nullcontext(),
     }
 

@@ -12,6 +12,9 @@ from av.video.stream import VideoStream
 
 from tempo_fast.errors import VideoError
 
+# Titles in no known encoding; from PyAV 19 on they never are an error.
+_TITLES = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 @contextmanager
 def open_video(path: Path, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -21,7 +24,7 @@ def open_video(path: Path, **options: str) -> Iterator[tuple[InputContainer, Vid
     """
     try:
         # An absolute path, so that no part of a name is taken for a protocol.
-        with av.open(str(path.resolve()), metadata_errors="replace", options=options) as container:
+        with av.open(str(path.resolve()), options=options, **_TITLES) as container:
             streams = [
                 stream
                 for stream in container.streams.video
