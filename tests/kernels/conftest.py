@@ -5,8 +5,8 @@ once as "gpu" (compiled); the mode that this process cannot run is skipped with 
 binds a kernel to one mode when it is imported, so `pytest -m gpu` on a machine with a GPU and
 `TRITON_INTERPRET=1 pytest -m "not gpu"` anywhere are two runs.
 `TEMPO_FAST_PTX=sm_90 pytest tests/kernels -m gpu` is a third, anywhere: the "gpu" is then `tests/ptx`,
-which runs what was compiled for one in NumPy, on the CPU's tensors; `TEMPO_FAST_PTX_SEED` is a number
-for what a GPU leaves open.
+which runs what was compiled for one in NumPy, on the CPU's tensors; by the number TEMPO_FAST_PTX_SEED it
+chooses what a GPU leaves open.
 `interpreted`: whether kernels run in the interpreter. `needs_cuda`: skips a test where the GPU is
 `tests/ptx`, which has no streams and graphs. `in_numpy`: whether it is, which takes its time.
 `check_indices(when)`: sets when launchers look at indices, which on a GPU they don't by themselves.

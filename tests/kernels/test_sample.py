@@ -139,7 +139,7 @@ def test_equal_inputs_give_equal_tokens(device):
 
 
 @pytest.mark.gpu
-def test_a_captured_graph_draws_anew(device, interpreted):
+def test_a_captured_graph_draws_anew(device, interpreted, needs_cuda):
     if interpreted:
         pytest.skip("graphs are of a GPU")
     logits, uniform = logits_of(4, 5000, torch.bfloat16).to(device), uniforms(4).to(device)

@@ -1,7 +1,7 @@
 """What approximate instructions give: any value within the error that the PTX ISA allows.
 
-Which one is chosen at random by the seed, but the same inputs give the same value, as on a GPU. So
-whatever relies on more than the ISA says fails with some seed.
+Seed 0 gives the nearest value. By any other one is chosen at random, the same for the same inputs,
+as on a GPU: what relies on more than the ISA says fails with some seed.
 
 Source: NVIDIA's "PTX ISA", section "Floating Point Instructions": `ex2` "2 ulp from correctly
 rounded result", `div.full` "maximum ulp error is 2", `rcp.approx` 1; `rsqrt.approx` "maximum
@@ -21,7 +21,7 @@ class Errors:
     """Errors of approximate float32 instructions, by a seed."""
 
     def __init__(self, seed: int) -> None:
-        self._salt = np.uint32(np.random.default_rng(seed).integers(1 << 32))
+        self._salt = np.uint32(np.random.default_rng(seed).integers(1 << 32)) if seed else None
 
     def exponential(self, a):
         """ex2.approx.f32"""
@@ -52,11 +52,17 @@ class Errors:
         return self._near(exact, np.where(near_one, 1.0, np.abs(exact)) * 2.0**-22, a)
 
     def _near(self, exact, most, *inputs):
-        """A float32 no further than `most` from `exact`, chosen by the inputs' bits."""
+        """A float32 no further than `most` from `exact`, chosen by the inputs' bits.
+
+        Zeros and infinities are given as they are, and no sign changes.
+        """
         nearest = exact.astype(np.float32)
+        if self._salt is None:
+            return nearest
         chosen = (exact + most * self._choice(*inputs)).astype(np.float32)
         fits = np.abs(chosen.astype(np.float64) - exact) <= most
-        return np.where(fits & np.isfinite(chosen), chosen, nearest)
+        fits &= np.isfinite(chosen) & (chosen * np.sign(nearest) > 0)
+        return np.where(fits, chosen, nearest)
 
     def _choice(self, *inputs):
         """Numbers of -1 to 1 by the bits of the inputs."""

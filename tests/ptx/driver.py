@@ -1,6 +1,6 @@
 """A driver of Triton's whose GPU is the machine here: kernels are compiled, and run in NumPy.
 
-Tensors are the CPU's. Each launch has a seed of its own.
+Tensors are the CPU's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _FORMATS |= {"fp32": "f", "f32": "f", "fp64": "d"}
 def install(target: str, seed: int = 0) -> None:
     """From now on this process compiles for `target` and runs kernels here.
 
-    seed: of what a GPU leaves open: the order of blocks, the errors of approximate instructions.
+    seed: of what a GPU leaves open: the order of blocks and, unless it is 0, the errors of
+        approximate instructions.
     """
     made = _Driver(target, seed)
     knobs.runtime.kernel_load_start_hook.add(made.utils.note_ptx)
@@ -91,8 +92,8 @@ class _Driver(DriverBase):
         given += [bytes(8)] * 2
         named = dict(zip(program.parameters, given, strict=True))
         LAUNCHES[program.name] += 1
-        seed = [self._seed, LAUNCHES.total()]
-        run(program, (x, y, z), named, tensors, shared=metadata.shared, seed=seed)
+        options = {"shared": metadata.shared, "seed": self._seed, "launch": LAUNCHES.total()}
+        run(program, (x, y, z), named, tensors, **options)
 
     @classmethod
     def is_active(cls):

@@ -89,13 +89,14 @@ def run(
     *,
     shared: int = 0,
     seed: int = 0,
+    launch: int = 0,
 ) -> None:
     """Runs a launch; raises FaultError for what a GPU would not do, or not do reliably.
 
     arguments: each parameter's bytes. tensors: (address, size) of what may be accessed.
-    shared: bytes of shared memory a block.
+    shared: bytes of shared memory a block. seed: of the machine; launch: the launch's number on it.
     """
-    Machine(program, grid, arguments, tensors, shared=shared, seed=seed).run()
+    Machine(program, grid, arguments, tensors, shared=shared, seed=seed, launch=launch).run()
 
 
 class Machine:
@@ -105,12 +106,12 @@ class Machine:
     keys, since: who they are at what time, and when their blocks last met.
     """
 
-    def __init__(self, program, grid, arguments, tensors=(), *, shared=0, seed=0) -> None:
+    def __init__(self, program, grid, arguments, tensors=(), *, shared=0, seed=0, launch=0) -> None:
         self.program, self.grid, self.arguments = program, grid, arguments
         self._loaded = _load(program)
         if any(not 0 < size <= most for size, most in zip(grid, LARGEST_GRID, strict=True)):
             raise FaultError(f"{program.name}: a grid of {grid}")
-        self.rng, self.errors = np.random.default_rng(seed), Errors(seed)
+        self.rng, self.errors = np.random.default_rng([seed, launch]), Errors(seed)
         self.globals = Global(self._spans(tensors))
         self._shared_size = shared
         blocks = grid[0] * grid[1] * grid[2]
