@@ -4,9 +4,9 @@
 once as "gpu" (compiled); the mode that this process cannot run is skipped with its reason. Triton
 binds a kernel to one mode when it is imported, so `pytest -m gpu` on a machine with a GPU and
 `TRITON_INTERPRET=1 pytest -m "not gpu"` anywhere are two runs.
-`TEMPO_FAST_PTX=sm_90 pytest tests/kernels -m gpu` is a third, anywhere: the "gpu" is then `tests/ptx`,
-which runs what was compiled for one in NumPy, on the CPU's tensors; by the number TEMPO_FAST_PTX_SEED it
-chooses what a GPU leaves open.
+`TEMPO_FAST_PTX=sm_90 pytest tests/kernels -m gpu` is a third, anywhere: the "gpu" is `tests/ptx`,
+which runs in NumPy what was compiled for one, on the CPU's tensors. TEMPO_FAST_PTX_SEED is a number
+by which it chooses what a GPU leaves open.
 `interpreted`: whether kernels run in the interpreter. `needs_cuda`: skips a test where the GPU is
 `tests/ptx`, which has no streams and graphs. `in_numpy`: whether it is, which takes its time.
 `check_indices(when)`: sets when launchers look at indices, which on a GPU they don't by themselves.
@@ -23,11 +23,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-# What compiled kernels run on if not on a GPU: "sm_90", say.
-PTX = os.environ.get("TEMPO_FAST_PTX", "")
-PTX_SEED = os.environ.get("TEMPO_FAST_PTX_SEED", "0")
-
-if not (torch.cuda.is_available() or PTX or "TRITON_INTERPRET" in os.environ):
+if not (torch.cuda.is_available() or {"TEMPO_FAST_PTX", "TRITON_INTERPRET"} & os.environ.keys()):
     if "triton" in sys.modules:
         raise pytest.UsageError(
             "triton was imported before tests/kernels/conftest.py could choose its interpreter:"
@@ -42,6 +38,9 @@ from tempo_kernels import launch
 from .tolerances import assert_as_good
 
 INTERPRETED = knobs.runtime.interpret
+# What compiled kernels run on if not on a GPU: "sm_90", say.
+PTX = os.environ.get("TEMPO_FAST_PTX", "")
+PTX_SEED = os.environ.get("TEMPO_FAST_PTX_SEED", "0")
 
 
 def _check_no_device(name: str, tensor: torch.Tensor) -> None:

@@ -41,7 +41,7 @@ def address(text: str, program: Program, bits: int | None = None):
     read = reader(base, f"s{size or 64}" if size == 64 else "u32", program)
 
     def where(machine):
-        value = np.asarray(read(machine)).astype(np.int64) + offset
+        value = read(machine).astype(np.int64) + offset
         return np.broadcast_to(value, machine.lanes)
 
     return where
@@ -64,7 +64,7 @@ def _widener(text: str, kind: str, program: Program):
         if isinstance(lanes, slice):
             machine.registers[text] = np.ascontiguousarray(values)
         else:
-            changed = machine.registers[text].copy()
+            changed = np.array(np.broadcast_to(machine.registers[text], machine.lanes))
             changed[lanes] = values
             machine.registers[text] = changed
 
@@ -89,8 +89,7 @@ def _load_parameter(instruction: Instruction, program: Program) -> Step:
     def step(machine, mask):
         value = np.frombuffer(machine.arguments[name], stored)
         lanes = _lanes(mask)
-        count = machine.lanes if mask is None else len(lanes)
-        put(machine, value.repeat(count), lanes)
+        put(machine, value if mask is None else value.repeat(len(lanes)), lanes)
 
     return step
 

@@ -30,6 +30,8 @@ __all__ = ["Machine", "run"]
 
 # Threads that run at once: more cost less each, until their registers leave the cache.
 THREADS_AT_ONCE = 1 << 15
+# Into so many parts a launch is cut at most to see its blocks run one after another.
+MOST_TURNS = 32
 # Blocks along each axis of a grid.
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 # What a register holds that was never written.
@@ -76,9 +78,7 @@ def _check_control(instruction: Instruction, program: Program) -> None:
     if branches:
         fits = len(operands) == 1 and operands[0] in program.labels
     if not fits:
-        raise FaultError(
-            f"{program.name}: {instruction.text}: other operands than it is known with"
-        )
+        raise FaultError(f"{program.name}: {instruction.text}: not known with such operands")
 
 
 def run(
@@ -102,8 +102,9 @@ def run(
 class Machine:
     """One launch.
 
-    lanes: threads that run now. registers: their values by name, arrays that are never changed.
-    keys, since: who they are at what time, and when their blocks last met.
+    lanes: threads that run now. registers: their values by name, a number a thread or one for all,
+    in arrays that are never changed. keys, since: who they are at what time, and when their blocks
+    last met.
     """
 
     def __init__(self, program, grid, arguments, tensors=(), *, shared=0, seed=0, launch=0) -> None:
@@ -130,7 +131,9 @@ class Machine:
         at_once = max(1, THREADS_AT_ONCE // self.program.threads)
         if self._loaded.has_atomics:
             self.rng.shuffle(blocks)
-            at_once = int(self.rng.choice([1, self.rng.integers(1, at_once + 1), at_once]))
+            fewest = -(-len(blocks) // MOST_TURNS)
+            any_number = self.rng.integers(fewest, max(fewest, at_once) + 1)
+            at_once = int(self.rng.choice([fewest, any_number, at_once]))
         with np.errstate(all="ignore"):
             for first in range(0, len(blocks), at_once):
                 self._start(blocks[first : first + at_once])
@@ -143,19 +146,18 @@ class Machine:
         self.blocks, self.place = blocks, np.repeat(np.arange(len(blocks)), threads)
         self.warp_lane = (thread & 31).astype(np.int64)
         x, y, z = (np.uint32(size) for size in self.grid)
-        block = blocks[self.place].astype(np.uint32)
+        block = blocks[self.place if len(blocks) > 1 else [0]].astype(np.uint32)
         numbers = {"%tid.x": thread, "%laneid": thread & np.uint32(31), "%ntid.x": threads}
         numbers |= {"%ctaid.x": block % x, "%ctaid.y": block // x % y, "%ctaid.z": block // x // y}
         numbers |= {"%nctaid.x": x, "%nctaid.y": y, "%nctaid.z": z}
         self.special = {
-            name: np.broadcast_to(np.asarray(number, np.uint32), lanes)
-            for name, number in numbers.items()
+            name: np.atleast_1d(np.asarray(number, np.uint32)) for name, number in numbers.items()
         }
         self.registers = {
-            name: np.broadcast_to(np.array(_NONSENSE[kind], STORED[kind]), lanes)
+            name: np.array([_NONSENSE[kind]], STORED[kind])
             for name, kind in self.program.registers.items()
         }
-        self.registers[CARRY] = np.zeros(lanes, np.uint32)
+        self.registers[CARRY] = np.zeros(1, np.uint32)
         self.shared = Shared(self._shared_size, len(blocks))
         self.local = Local(lanes, self.program.local_size)
         self.keys = key(blocks[self.place] * threads + thread, 1)

@@ -42,9 +42,9 @@ class Region:
             self._views[size, count] = view
         return view
 
-    def track(self) -> None:
+    def track(self, *, of_one_block: bool = False) -> None:
         """From now on."""
-        self.shadow = Shadow(len(self._bytes))
+        self.shadow = Shadow(len(self._bytes), of_one_block)
 
 
 class Global:
@@ -97,7 +97,7 @@ class Shared(Region):
         self._stride = -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT
         self._bytes = np.full(self._stride * blocks, 0xA5, np.uint8)
         self._views = {}
-        self.track()
+        self.track(of_one_block=True)
 
     def locate(self, address: np.ndarray, size: int, block: np.ndarray) -> np.ndarray:
         """Where the accesses of threads of these blocks are."""

@@ -57,10 +57,13 @@ def time_of(keys: np.ndarray) -> np.ndarray:
 
 
 class Shadow:
-    """The accesses to a region, kept for cells as small as the smallest access so far."""
+    """The accesses to a region, kept for cells as small as the smallest access so far.
 
-    def __init__(self, size: int) -> None:
-        self._grain = 16
+    of_one_block: each cell is accessed by threads of one block alone.
+    """
+
+    def __init__(self, size: int, of_one_block: bool) -> None:
+        self._grain, self._of_one_block = 16, of_one_block
         self._writer = np.full(size // self._grain, _NOBODY)
         self._reader = np.full(size // self._grain, _NOBODY)
         self._other_reader = np.full(size // self._grain, _NOBODY)
@@ -76,6 +79,13 @@ class Shadow:
         if size == self._grain:
             return first[:, None]
         return first[:, None] + np.arange(size // self._grain)
+
+    def _others(self, before, keys, who: Accessors, shift: int = _THREAD_SHIFT):
+        """Which cells others have accessed (threads, or warps), but for those surely ordered."""
+        found = (before != _NOBODY) & (before >> shift != keys >> shift)
+        if self._of_one_block:
+            found &= time_of(before) >= who.since[:, None]
+        return found
 
     def check_written(self, at: np.ndarray, size: int, used_bytes: int) -> None:
         """Every byte must have been written that is used."""
@@ -102,7 +112,7 @@ class Shadow:
         cells = self._used(at, size, used_bytes)
         keys = np.broadcast_to(who.keys[:, None], cells.shape)
         writer = self._writer[cells]
-        foreign = (writer != _NOBODY) & (thread_of(writer) != thread_of(keys))
+        foreign = self._others(writer, keys, who)
         if foreign.any():
             _raise_unordered("reads what", writer, foreign, who, keys, "wrote")
         self._note_readers(cells, keys, self._reader[cells], who)
@@ -133,12 +143,12 @@ class Shadow:
         cells = self._cells(at, values.shape[1])
         keys = np.broadcast_to(who.keys[:, None], cells.shape)
         writer = self._writer[cells]
-        foreign = (writer != _NOBODY) & (thread_of(writer) != thread_of(keys))
+        foreign = self._others(writer, keys, who)
         if foreign.any():
             foreign &= self._changes(values, present, cells.shape)
             _raise_unordered("writes what", writer, foreign, who, keys, "wrote")
         for reader in (self._reader[cells], self._other_reader[cells]):
-            foreign = (reader != _NOBODY) & (reader >> _WARP_SHIFT != keys >> _WARP_SHIFT)
+            foreign = self._others(reader, keys, who, _WARP_SHIFT)
             if foreign.any():
                 _raise_unordered("writes what", reader, foreign, who, keys, "read")
 
@@ -156,11 +166,11 @@ class Shadow:
         cells = self._cells(at, size)
         keys = np.broadcast_to(who.keys[:, None], cells.shape)
         writer = self._writer[cells]
-        foreign = (writer != _NOBODY) & (thread_of(writer) != thread_of(keys))
+        foreign = self._others(writer, keys, who)
         foreign &= (writer & ATOMIC) == 0
         _raise_unordered("changes what", writer, foreign, who, keys, "wrote")
         reader = self._reader[cells]
-        foreign = (reader != _NOBODY) & (thread_of(reader) != thread_of(keys))
+        foreign = self._others(reader, keys, who)
         _raise_unordered("changes what", reader, foreign, who, keys, "read")
         self._writer[cells] = keys | ATOMIC
 

@@ -4,9 +4,9 @@ An opcode that isn't in it is a FaultError when a kernel is loaded: no modifier 
 `define` adds one that computes each thread's results from its operands; `bound` is for what needs
 more of the machine. `bind` makes of an instruction the step that a machine takes for it.
 
-Types are the PTX ISA's; bfloat16 and what is packed come as bits ("b16", "b32"). Given to a function
-in their turn without being operands are "errors" (what approximate instructions give) and "carry"
-(the carry flag CC.CF), which may be a result too. A type with "?" is of an operand that may lack.
+Types are the PTX ISA's; bfloat16 and what is packed come as bits ("b16", "b32"). A function is
+also given, without an operand, "errors" (what approximate instructions give) and "carry" (the carry
+flag CC.CF), which may be a result too. A type with "?" is of an operand that may be missing.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def listed(text: str) -> list[str]:
 
 
 def reader(text: str, kind: str, program: Program) -> Reader:
-    """Gives an operand as NumPy has its type: an array of all threads, or a number."""
+    """Gives an operand as NumPy has its type: a number a thread, or one for all of them."""
     if kind == "errors":
         return lambda machine: machine.errors
     dtype = DTYPES["b32" if kind == "carry" else kind]
@@ -152,7 +152,7 @@ def _constant(text: str, dtype: np.dtype, program: Program):
     """A number as written, or a variable's address."""
     bits = dtype.itemsize * 8
     if dtype.kind == "b":
-        return np.bool_(int(text, 0) != 0)
+        return np.array([int(text, 0) != 0])
     if text[:2] in ("0f", "0d"):
         if bits != {"0f": 32, "0d": 64}[text[:2]]:
             raise FaultError(f"{text} is no operand of {bits} bits")
@@ -170,7 +170,7 @@ def _constant(text: str, dtype: np.dtype, program: Program):
             raise FaultError(f"{text} is not understood") from None
     if not -(1 << bits - 1) <= value < 1 << bits:
         raise FaultError(f"{text} is no operand of {bits} bits")
-    return np.array([value & ((1 << bits) - 1)], f"u{bits // 8}").view(dtype)[0]
+    return np.array([value & ((1 << bits) - 1)], f"u{bits // 8}").view(dtype)
 
 
 def writer(text: str, kind: str, program: Program) -> Writer:
@@ -183,13 +183,10 @@ def writer(text: str, kind: str, program: Program) -> Writer:
     stored = _stored(name, DTYPES["b32" if kind == "carry" else kind], program)
 
     def write(machine, value, mask):
-        value = np.asarray(value)
         if value.dtype != stored:
             if value.dtype.itemsize != stored.itemsize or value.dtype.kind == "b":
                 raise TypeError(f"{value.dtype} comes for {name}")
             value = value.view(stored)
-        if value.shape != (machine.lanes,):
-            value = np.broadcast_to(value, machine.lanes)
         # Registers' arrays are never changed: a mov gives two registers the same one.
         registers = machine.registers
         registers[name] = value if mask is None else np.where(mask, value, registers[name])

@@ -15,7 +15,7 @@ from .access import address, load_shared, store_shared
 from .program import FaultError, Instruction, Program
 from .table import DTYPES, Step, bound, listed, reader, writer
 
-_EVERYONE = np.uint32(0xFFFFFFFF)
+_EVERYONE = np.array([0xFFFFFFFF], np.uint32)
 
 
 def _check_whole(mask, members=_EVERYONE) -> None:
@@ -24,8 +24,8 @@ def _check_whole(mask, members=_EVERYONE) -> None:
         present = mask.reshape(-1, 32)
         if (present.any(1) & ~present.all(1)).any():
             raise FaultError("some threads of a warp take part, and others don't")
-    named = np.asarray(members)
-    if (named != _EVERYONE if mask is None or not named.ndim else named[mask] != _EVERYONE).any():
+    others = members != _EVERYONE
+    if (others if mask is None else others & mask).any():
         raise FaultError("a mask that doesn't name the whole warp")
 
 
@@ -75,8 +75,8 @@ def _shuffle(instruction: Instruction, program: Program) -> Step:
 
     def step(machine, mask):
         _check_whole(mask, members(machine))
-        lane, limit = machine.warp_lane, np.asarray(limits(machine)).astype(np.int64)
-        away = np.asarray(distance(machine)).astype(np.int64) & 31
+        lane, limit = machine.warp_lane, limits(machine).astype(np.int64)
+        away = distance(machine).astype(np.int64) & 31
         source, inside = source_of(lane, away, limit & 31, limit >> 8 & 31)
         source = np.where(inside, source, lane)
         values = np.broadcast_to(value(machine), machine.lanes)
