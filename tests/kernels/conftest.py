@@ -23,7 +23,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-if not (torch.cuda.is_available() or {"TEMPO_FAST_PTX", "TRITON_INTERPRET"} & os.environ.keys()):
+if not (
+    torch.cuda.is_available()
+    or os.environ.get("TEMPO_FAST_PTX")
+    or "TRITON_INTERPRET" in os.environ
+):
     if "triton" in sys.modules:
         raise pytest.UsageError(
             "triton was imported before tests/kernels/conftest.py could choose its interpreter:"
@@ -59,6 +63,11 @@ if PTX:
         )
     driver.install(PTX, int(PTX_SEED))
     launch._check_launch_device = _check_no_device
+
+    def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section(f"compiled for {PTX}, run in NumPy")
+        for name, count in sorted(driver.LAUNCHES.items()):
+            terminalreporter.write_line(f"{name}: {count} launches")
 
 
 @pytest.fixture(
