@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet --constraint c
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: help install demo test train-demo exam lint format aot bench bench-video report sanitize clean
+.PHONY: help install demo test test-ptx train-demo exam lint format aot bench bench-video report sanitize clean
 
 help:  ## show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -30,6 +30,10 @@ demo: install  ## make a video of known content and ask the shipped small Tempo 
 # The tests' models are tiny: on a busy machine several threads wait for each other longer than they work.
 test: install lint  ## lint and all tests that run anywhere
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-ptx: install  ## the kernel tests on compiled kernels, without a GPU: minutes; PTX=sm_80 SEED=1 choose
+	TEMPO_FAST_PTX=$(or $(PTX),sm_90) TEMPO_FAST_PTX_SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/kernels -m gpu
 
 aot: install  ## compile every kernel for sm_80, sm_90 and sm_100 (needs no GPU)
 	$(BIN)/python -m benchmarks.aot

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 # Kernels are bound to Triton's interpreter or compiler when they are imported.
-if not torch.cuda.is_available():
+if not (torch.cuda.is_available() or os.environ.get("TEMPO_FAST_PTX")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from tempo_fast import TempoFastPipeline

@@ -17,7 +17,7 @@ def test_every_launch_gives_what_its_reference_gives(device, segments):
         assert all(map(smoke._close, actual, expected)), name
 
 
-def test_a_wrong_result_is_noticed(device, monkeypatch, capsys):
+def test_a_wrong_result_is_noticed(device, needs_cuda, monkeypatch, capsys):
     ones = torch.ones(3, device=device)
     monkeypatch.setattr(smoke, "SEGMENTS", (5, 131))
     monkeypatch.setattr(smoke, "results", lambda *_: {"right": ((ones,), (ones,))})
