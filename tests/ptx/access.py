@@ -187,10 +187,9 @@ def _replace(region, place, values, who) -> None:
     words, row = region.words(size, count), place // (size * count)
     if region.shadow is None:
         raise AssertionError("a kernel stores where `pointers` says that it doesn't")
-    octets = np.ascontiguousarray(values).view(np.uint8)
-    present = np.ascontiguousarray(words[row]).view(np.uint8)
-    region.shadow.check_write(place, octets, present, who)
+    region.shadow.check_write(place, size * count, who)
     words[row] = values
+    octets = np.ascontiguousarray(values).view(np.uint8)
     present = np.ascontiguousarray(words[row]).view(np.uint8)
     region.shadow.note_write(place, octets, present, who)
 

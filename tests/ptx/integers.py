@@ -91,6 +91,15 @@ def _field(a, position, length):
     return np.where(length == 0, a.dtype.type(0), found)
 
 
+def _inserted(a, b, position, length):
+    """bfi.b32: b, but for the lowest bits of a from `position` on."""
+    position, length = (x & _U32(255) for x in (position, length))
+    ones = _shifted_left(
+        _shifted_right(_U32(0xFFFFFFFF), _U32(32) - np.minimum(length, _U32(32))), position
+    )
+    return (_shifted_left(a, position) & ones) | (b & ~ones)
+
+
 def _permuted(a, b, selector):
     """prmt.b32: four of the eight bytes of b:a; bit 3 of a selector repeats the byte's sign."""
     both = b.astype(_U64) << _U64(32) | a
@@ -161,5 +170,6 @@ define("mad.lo.cc.u32", "u32 carry", "u32 u32 u32", _add_with_carry)
 define("madc.hi.u32", "u32", "u32 u32 u32 carry", _high_with_carry)
 define("shf.l.wrap.b32", "b32", "b32 b32 u32", _funnel)
 define("prmt.b32", "b32", "b32 b32 b32", _permuted)
+define("bfi.b32", "b32", "b32 b32 u32 u32", _inserted)
 define("popc.b32", "u32", "b32", _count_of_ones)
 define("popc.b64", "u32", "b64", _count_of_ones)

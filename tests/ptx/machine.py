@@ -231,8 +231,7 @@ class Machine:
         """Of a block whose threads wait, all must wait at one barrier."""
         threads = self.program.threads
         place, waiting = place.reshape(-1, threads), waiting.reshape(-1, threads)
-        waits = waiting.any(1)
-        if not waiting[waits].all() or (place != place[:, :1])[waits].any():
+        if (place != place[:, :1])[waiting.any(1)].any():
             name = self.program.name
             raise FaultError(
                 f"{name}: some threads of a block wait at a barrier that others don't reach"

@@ -37,16 +37,7 @@ class BlockOrder:
         if block in self._acquired:
             self._known[block] = self._acquired.pop(block)
 
-    @property
-    def waits(self) -> list[int]:
-        """Blocks of which a thread knows something that the others don't."""
-        return list(self._acquired)
-
-    def before(self, block, time, atomic, later) -> np.ndarray:
-        """Whether accesses of blocks at times come before what blocks `later` do now.
-
-        atomic: it was one, which comes before whatever has seen its release.
-        """
+    def before(self, block: np.ndarray, time: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """Whether accesses of blocks at times come before what blocks `later` do now."""
         pairs = zip(block.tolist(), later.tolist(), strict=True)
-        limits = np.array([self._known.get(b, self._nothing)[a] for a, b in pairs])
-        return (time < limits) | (atomic & (limits > 0))
+        return time < np.array([self._known.get(b, self._nothing)[a] for a, b in pairs])

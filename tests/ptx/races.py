@@ -2,7 +2,7 @@
 
 Threads of a warp are ordered by `bar.warp.sync`, those of a block by `bar.sync`, those of other
 blocks by atomics that release and acquire (`order.py`); a warp's loads come before its own later
-stores. Several threads may store the same value to one place.
+stores. One instruction may store the same value to one place for several threads.
 
 A place's last writer is remembered, and of its readers the last one and one of another warp, or
 better of another block: enough that whoever writes there next meets one whom it isn't ordered with.
@@ -115,37 +115,36 @@ class Shadow:
         foreign = self._others(writer, keys, who)
         if foreign.any():
             _raise_unordered("reads what", writer, foreign, who, keys, "wrote")
-        self._note_readers(cells, keys, self._reader[cells], who)
+        self._remember(cells, self._reader[cells], keys, who)
         self._reader[cells] = keys
-        # Of several that read a cell in this step, one is noted as the last.
-        self._note_readers(cells, keys, self._reader[cells], who)
+        # Of several that read a cell in this step, one is the last.
+        self._remember(cells, keys, self._reader[cells], who)
 
-    def _note_readers(self, cells, keys, last, who):
-        """Remembers those who aren't of the warp of a cell's last reader."""
-        apart = (last != _NOBODY) & (last >> _WARP_SHIFT != keys >> _WARP_SHIFT)
+    def _remember(self, cells, earlier, last, who: Accessors) -> None:
+        """Notes earlier readers of cells, if they aren't of the last one's warp."""
+        apart = (earlier != _NOBODY) & (earlier >> _WARP_SHIFT != last >> _WARP_SHIFT)
         if not apart.any():
             return
-        cells, keys, last = cells[apart], keys[apart], last[apart]
+        cells, earlier, last = cells[apart], earlier[apart], last[apart]
 
-        def block(x):
-            return thread_of(x) // who.threads_of_a_block
+        def block(keys):
+            return thread_of(keys) // who.threads_of_a_block
 
-        other = self._other_reader[cells]
+        known = self._other_reader[cells]
         # One of another block than the last reader's stays.
-        far = block(keys) != block(last)
-        known_far = (other != _NOBODY) & (block(other) != block(last))
+        far = block(earlier) != block(last)
+        known_far = (known != _NOBODY) & (block(known) != block(last))
         near = ~far & ~known_far
-        self._other_reader[cells[near]] = keys[near]
-        self._other_reader[cells[far]] = keys[far]
+        self._other_reader[cells[near]] = earlier[near]
+        self._other_reader[cells[far]] = earlier[far]
 
-    def check_write(self, at, values, present, who: Accessors) -> None:
-        """No other access may be under way where `values` are to be stored, over `present`."""
-        cells = self._cells(at, values.shape[1])
+    def check_write(self, at: np.ndarray, size: int, who: Accessors) -> None:
+        """No other access may be under way where something is to be stored."""
+        cells = self._cells(at, size)
         keys = np.broadcast_to(who.keys[:, None], cells.shape)
         writer = self._writer[cells]
         foreign = self._others(writer, keys, who)
         if foreign.any():
-            foreign &= self._changes(values, present, cells.shape)
             _raise_unordered("writes what", writer, foreign, who, keys, "wrote")
         for reader in (self._reader[cells], self._other_reader[cells]):
             foreign = self._others(reader, keys, who, _WARP_SHIFT)
@@ -158,7 +157,9 @@ class Shadow:
         keys = np.broadcast_to(who.keys[:, None], cells.shape)
         self._writer[cells] = keys
         lost = self._writer[cells] != keys
-        if lost.any() and (lost & self._changes(values, present, cells.shape)).any():
+        if lost.any():
+            lost &= (values != present).reshape(*cells.shape, self._grain).any(-1)
+        if lost.any():
             raise FaultError("a race: two threads write different values to one place at once")
 
     def check_atomic(self, at: np.ndarray, size: int, who: Accessors) -> None:
@@ -170,13 +171,9 @@ class Shadow:
         foreign &= (writer & ATOMIC) == 0
         _raise_unordered("changes what", writer, foreign, who, keys, "wrote")
         reader = self._reader[cells]
-        foreign = self._others(reader, keys, who)
+        foreign = self._others(reader, keys, who, _WARP_SHIFT)
         _raise_unordered("changes what", reader, foreign, who, keys, "read")
         self._writer[cells] = keys | ATOMIC
-
-    def _changes(self, values, present, shape):
-        """Which cells a store of bytes changes."""
-        return (values != present).reshape(*shape, self._grain).any(-1)
 
 
 def _raise_unordered(verb, before, foreign, who: Accessors, keys, past) -> None:
@@ -187,12 +184,10 @@ def _raise_unordered(verb, before, foreign, who: Accessors, keys, past) -> None:
     before, keys, since = before[which], keys[which], who.since[which[0]]
     then, now, size = thread_of(before), thread_of(keys), who.threads_of_a_block
     same_warp, same_block = then >> 5 == now >> 5, then // size == now // size
-    in_warp = True if past == "read" else time_of(before) < time_of(keys)
-    ordered = np.where(same_warp, in_warp, same_block & (time_of(before) < since))
+    meetings = np.where(same_warp, time_of(keys), since)
+    ordered = same_block & (time_of(before) < meetings)
     if who.order is not None:
-        ordered |= ~same_block & who.order.before(
-            then // size, time_of(before), (before & ATOMIC) != 0, now // size
-        )
+        ordered |= ~same_block & who.order.before(then // size, time_of(before), now // size)
     if not ordered.all():
         i = int(np.flatnonzero(~ordered)[0])
         raise FaultError(

@@ -30,7 +30,7 @@ def hard(count, name, seed=0):
     rng = np.random.default_rng(seed)
     digits = {"f32": 12, "f64": 26, "bf16": 4}[name]
     a, b = (1 + rng.integers(0, 1 << digits, count) / (1 << digits) for _ in range(2))
-    c = rng.choice([-1.0, 1.0], count) * np.exp2(-rng.integers(2 * digits - 3, 90, count))
+    c = rng.choice([-1.0, 1.0], count) * np.exp2(-rng.integers(2 * digits - 3, 140, count))
     a *= np.exp2(rng.integers(-3, 4, count))
     return a, b, np.where(rng.random(count) < 0.3, rng.normal(size=count), c)
 
@@ -60,6 +60,10 @@ def test_fma_of_tiny_products_rounds_once():
     expected = np.array([nearest(x, "f32") for x in exact(a, b, c)])
     assert (compute("fma.rn.f32", "f4", a, b, c) == expected).all()
     assert 0 < np.abs(expected).max() < 2.0**-126
+    # 2^-196 less than the middle of two subnormal numbers.
+    near, low = 2.0**-75 * (1 + 2.0**-23), 2.0**-75 * (1 - 2.0**-23)
+    odd = 2.0**-127 + 2.0**-149
+    assert compute("fma.rn.f32", "f4", f32(near), f32(low), f32(odd)) == odd
     flushed = compute("fma.rn.ftz.f32", "f4", a, b, c)
     assert (flushed == 0).all()
 
@@ -198,6 +202,12 @@ def test_fields_of_bits():
     position, length = u32(8, 8, 31, 28, 0, 40), u32(4, 5, 1, 10, 0, 3)
     assert compute("bfe.u32", "u4", x, position, length).tolist() == [15, 15, 1, 8, 0, 0]
     assert compute("bfe.s32", "i4", x, position, length).tolist() == [-1, 15, -1, -8, 0, -1]
+
+
+def test_bits_are_inserted():
+    a, b, position, length = u32(0xABCD), u32(0x11111111), u32(8, 0, 28, 32, 3), u32(8, 32, 8, 4, 0)
+    expected = [0x1111CD11, 0xABCD, 0xD1111111, 0x11111111, 0x11111111]
+    assert compute("bfi.b32", "u4", a, b, position, length).tolist() == expected
 
 
 def test_the_smallest_and_largest():

@@ -70,6 +70,10 @@ def test_shared_memory_that_nobody_has_written():
     for mask in ("", '.pragma "used_bytes_mask 0xf0ff";'):
         with pytest.raises(FaultError, match="nobody has written"):
             launch(body.replace("{0}", mask), numbers(), shared=16)
+    # The pragma is about the next load alone.
+    again = '.pragma "used_bytes_mask 0xfff"; ld.shared.b32 %r1, [global_smem];'
+    with pytest.raises(FaultError, match="nobody has written"):
+        launch(body.replace("{0}", again), numbers(), shared=16)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +158,18 @@ def test_races_between_blocks(blocks):
     read = "ld.global.b32 %r5, [%rd1]; @%p3 st.global.b32 [%rd1], 9;"
     with pytest.raises(FaultError, match=f"of block {blocks - 1} writes what .* read"):
         launch(ACROSS_BLOCKS + one + last + read, numbers(blocks), blocks=blocks)
+
+
+def test_a_reader_of_another_block_is_not_forgotten():
+    """Two warps of the block that writes have read, too, and have met since."""
+    body = """mov.u32 %r1, %ctaid.x; shl.b32 %r2, %r1, 6; add.s32 %r2, %r2, %r0;
+    shr.u32 %r3, %r2, 5;
+    setp.eq.u32 %p1, %r3, 0; setp.eq.u32 %p2, %r3, 2; setp.eq.u32 %p3, %r3, 3;
+    {0} @%p2 ld.global.b32 %r5, [%rd1]; @%p3 ld.global.b32 %r5, [%rd1]; bar.sync 0;
+    setp.eq.u32 %p4, %r2, 64; @%p4 st.global.b32 [%rd1], 1;"""
+    launch(body.format(""), numbers(), threads=64, blocks=2)
+    with pytest.raises(FaultError, match=r"of block 1 writes what thread \d+ of block 0 read"):
+        launch(body.format("@%p1 ld.global.b32 %r5, [%rd1];"), numbers(), threads=64, blocks=2)
 
 
 COUNTED = """mov.u32 %r1, %ctaid.x; mad.wide.u32 %rd10, %r1, 4, %rd1;

@@ -113,6 +113,11 @@ def test_atomics_add_in_some_order():
     mov.u32 %r3, %ctaid.x; shl.b32 %r3, %r3, 6; add.s32 %r3, %r3, %r0;
     mad.wide.u32 %rd11, %r3, 4, %rd1;
     atom.global.gpu.relaxed.add.u32 %r2, [%rd10], 3; st.global.b32 [%rd11], %r2;"""
+    within = set()
+    for seed in range(4):
+        launch(body, found, sums, threads=64, seed=seed)
+        within.add(tuple((found[:64] - found[:64].min()).tolist()))
+    assert len(within) == 4
     orders = set()
     for seed in range(4):
         sums[:] = 7
