@@ -175,7 +175,7 @@ class Machine:
                 # They stay together.
                 block = block + 1 if nobody else self._onward(last, block)
                 if last is not None and last.opcode == "bar.sync" and not nobody:
-                    self._meet(np.arange(len(self.blocks)))
+                    self._meet()
                 if block == end:
                     return
                 continue
@@ -191,7 +191,7 @@ class Machine:
                 if not waiting.any():
                     return
                 self._check_met(place, waiting)
-                self._meet(np.unique(self.place[waiting]))
+                self._meet()
                 ready, waiting[:] = place != end, False
             block = int(place[ready].min())
             mask = ready & (place == block)
@@ -237,22 +237,19 @@ class Machine:
                 f"{name}: some threads of a block wait at a barrier that others don't reach"
             )
 
-    def _meet(self, places: np.ndarray) -> None:
-        """A barrier of the blocks at these places: from now on is later than all before."""
+    def _meet(self) -> None:
+        """A barrier of every block: from now on is later than all before."""
         times = time_of(self.keys).reshape(-1, self.program.threads)
-        later = times[places].max(1, keepdims=True) + 1
-        self.keys.reshape(times.shape)[places] += later - times[places]
-        self.since.reshape(times.shape)[places] = later
+        later = np.broadcast_to(times.max(1, keepdims=True) + 1, times.shape)
+        self.keys += (later - times).reshape(-1)
+        self.since = later.reshape(-1)
         if self.order is not None:
-            for block in self.blocks[places]:
-                self.order.meet(int(block))
+            for block in self.blocks.tolist():
+                self.order.meet(block)
 
     def warps_meet(self, mask) -> None:
-        """bar.warp.sync; a block of one warp has met with that."""
-        if self.program.threads == 32:
-            self._meet(np.arange(len(self.blocks)) if mask is None else np.unique(self.place[mask]))
-        else:
-            self.keys[slice(None) if mask is None else mask] += 1
+        """bar.warp.sync"""
+        self.keys[slice(None) if mask is None else mask] += 1
 
     def accessors(self, lanes) -> Accessors:
         """The threads of these lanes, now."""

@@ -1,8 +1,8 @@
 """Which of a kernel's parameters it stores through: tensors that it only reads need no watch.
 
 Whatever an instruction computes depends on all of its operands; what is loaded from shared or
-local memory on all that is stored there, what is loaded from tensors on none. That is more than
-what is written, never less. (A store elsewhere would find no shadow, and fail.)
+local memory on all that is stored there, what is loaded from tensors on none. A store elsewhere
+(through a pointer that came as a matrix, say) finds no shadow, and fails.
 """
 
 from __future__ import annotations
@@ -46,10 +46,8 @@ def _flow(instruction: Instruction, program: Program) -> tuple[list[str], list[s
     rest = [name for names in others for name in names]
     kind, _, modifiers = instruction.opcode.partition(".")
     space = modifiers.partition(".")[0]
-    if kind in ("st", "stmatrix"):
-        return ([space] if kind == "st" else ["shared"]), rest
-    if kind == "ldmatrix":
-        return first, ["shared"]
+    if kind == "st":
+        return [space], rest
     if kind in ("ld", "atom") and space != "param":
         return first, ([] if space == "global" else [space])
     return first, rest

@@ -101,8 +101,6 @@ class Shadow:
     def _used(self, at, size, used_bytes):
         if used_bytes == -1:
             return self._cells(at, size)
-        if self._grain > 4:
-            self._cells(at[:0], 4)
         cells, whole = self._cells(at, size), (1 << self._grain) - 1
         masks = [used_bytes >> self._grain * i & whole for i in range(cells.shape[1])]
         return cells[:, [i for i, mask in enumerate(masks) if mask]]
@@ -187,7 +185,7 @@ def _raise_unordered(verb, before, foreign, who: Accessors, keys, past) -> None:
     meetings = np.where(same_warp, time_of(keys), since)
     ordered = same_block & (time_of(before) < meetings)
     if who.order is not None:
-        ordered |= ~same_block & who.order.before(then // size, time_of(before), now // size)
+        ordered |= who.order.before(then // size, time_of(before), now // size)
     if not ordered.all():
         i = int(np.flatnonzero(~ordered)[0])
         raise FaultError(

@@ -184,7 +184,7 @@ def writer(text: str, kind: str, program: Program) -> Writer:
 
     def write(machine, value, mask):
         if value.dtype != stored:
-            if value.dtype.itemsize != stored.itemsize or value.dtype.kind == "b":
+            if value.dtype.itemsize != stored.itemsize:
                 raise TypeError(f"{value.dtype} comes for {name}")
             value = value.view(stored)
         # Registers' arrays are never changed: a mov gives two registers the same one.

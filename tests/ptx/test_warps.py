@@ -107,6 +107,22 @@ def test_matrices_go_to_the_threads_and_back(turned):
     assert (back == numbers).all()
 
 
+def test_blocks_take_their_turns_in_any_order():
+    """Each adds to a count twice: where they run one after another, without others between."""
+    body = """setp.eq.u32 %p1, %r0, 0; mov.u32 %r1, %ctaid.x; mad.wide.u32 %rd10, %r1, 8, %rd1;
+    @%p1 atom.global.gpu.relaxed.add.u32 %r2, [%rd2], 1;
+    @%p1 atom.global.gpu.relaxed.add.u32 %r3, [%rd2], 1;
+    @%p1 st.global.v2.b32 [%rd10], {%r2, %r3};"""
+    alone = []
+    for seed in range(12):
+        found = np.zeros((20, 2), np.uint32)
+        launch(body, found, np.zeros(1, np.uint32), blocks=20, seed=seed)
+        first, second = found.astype(int).T
+        assert (np.diff(first) < 0).any()
+        alone.append((second == first + 1).all())
+    assert any(alone) and not all(alone)
+
+
 def test_atomics_add_in_some_order():
     found, sums = np.zeros(128, np.uint32), np.full(2, 7, np.uint32)
     body = """and.b32 %r1, %r0, 1; mad.wide.u32 %rd10, %r1, 4, %rd2;
