@@ -23,7 +23,7 @@ FRAMES = ("exact", "keyframes")
 MOST_SECONDS = 1e9
 MOST_RATE = 1e6
 MOST_TOKENS = 2**31 - 1
-# Far less than the likeliest token has, so that it alone is drawn; less yet is 0 in float32.
+# Far less than the likeliest token has; less yet is 0 in float32.
 LEAST_TOP_P = 1e-30
 
 

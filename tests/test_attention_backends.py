@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tempo_fast.checkpoint.config import DecoderConfig
 from tempo_fast.engine.attention import CACHED, DENSE, Site
+from tempo_fast.engine.graphs import graphs_for
 from tempo_fast.engine.kv_cache import KVCache
 from tempo_fast.engine.step import Step
 from tempo_fast.models.decoder import Attention, Decoder
@@ -153,7 +154,7 @@ def test_a_token_after_a_long_past(wanted, device, request):
 def test_a_captured_steps_attention_is_as_good_as_pytorchs(
     wanted, head_dim, kv_heads, device, request
 ):
-    """By the backend where its call can be replayed, in the cached length's bucket."""
+    """By the backend where its call can be replayed: captured once, replayed for each length."""
     prepared(wanted, device, head_dim, request)
     config = DecoderConfig(1, 64, 64, 8, kv_heads, head_dim, 64, 1e-6, 1e4)
     where = {"device": device, "dtype": torch.bfloat16}
@@ -165,14 +166,21 @@ def test_a_captured_steps_attention_is_as_good_as_pytorchs(
         cached.normal_(generator=torch.Generator(device).manual_seed(0))
     query = torch.randn(1, 8, head_dim, device=device).bfloat16()
     position = torch.zeros(1, dtype=torch.int64, device=device)
+    found = torch.empty(1, 8 * head_dim, **where)
+
+    @torch.inference_mode()
+    def run():
+        step = Step(position, bucket, cache)
+        found.copy_(attention(query, cache.keys[0], cache.values[0], step))
+
+    replay = graphs_for(device).capture(run, position.zero_)
     for past in (0, 62, bucket // 2 + 1, bucket - 1):
         position.fill_(past)
-        step = Step(position, bucket, cache)
+        replay()
         cache.lengths = [past]
         given = (query, cache.keys[0], cache.values[0], cache.pack([0], [1]))
         exact = one_by_one(partial(fake.attention, causal=True), *given)
         reference = one_by_one(partial(sdpa, causal=True), *given)
-        found = attention(query, cache.keys[0], cache.values[0], step)
         assert_as_good(found.view(1, 8, head_dim), reference, exact)
 
 

@@ -198,3 +198,16 @@ def test_a_segment_that_is_too_large_to_capture_runs_uncaptured(
     with pipe.open(clip_frames, fps=2.0) as video:
         close(video.compress(QUESTION, **ASK).inputs_embeds, expected)
     assert compressor.captured.shapes == []
+
+
+def test_a_failure_keeps_the_captured_chunks(holding, clip_frames, monkeypatch):
+    compressor, graphs = holding
+    kept = compressor.captured.shapes
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CapturedPrefill, "_fill", fail)
+    with pytest.raises(KeyboardInterrupt):
+        graphs.open(clip_frames, fps=2.0)
+    assert sorted(compressor.captured.shapes) == sorted(kept)

@@ -70,8 +70,13 @@ def test_memory_goes_back_when_the_device_is_done_and_nothing_is_recorded(monkey
 
     for name in ("synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, noted(name))
+    host = "empty_host_cache"
+    monkeypatch.setattr(torch.accelerator, host, noted(host), raising=False)
     CudaMeter(device).release()
-    assert calls == [("synchronize", device, True), ("empty_cache", True)]
+    assert calls == [("synchronize", device, True), ("empty_cache", True), (host, True)]
+    monkeypatch.delattr(torch.accelerator, host)
+    CudaMeter(device).release()
+    assert len(calls) == 5
     assert not recording.locked()
 
 

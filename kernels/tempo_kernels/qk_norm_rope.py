@@ -139,8 +139,8 @@ def qk_norm_rope(
     """Query [T, heads, Dh] of qkv [T, (heads + 2 kv_heads) · Dh], into `out` if given.
 
     q_weight, k_weight: [Dh]. cos, sin: [T, Dh]. slots: int64 [T], each token's place in keys and
-    values [n, capacity, kv_heads, Dh] seen as [n · capacity] places, none of them twice. A token
-    with a place out of range is not cached; no launcher sees that on a GPU without waiting.
+    values [n, capacity, kv_heads, Dh] seen as [n · capacity] places, none of them twice. A place
+    out of range is an error where indices are looked at (`check_indices`); else it isn't cached.
     Raises ValueError for shapes, strides, dtypes, devices or slots that don't fit.
     """
     check(

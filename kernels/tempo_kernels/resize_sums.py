@@ -1,9 +1,9 @@
 """What both passes of a resizing share: the sum of a window, and the pixels between two passes.
 
 By Pillow: integer sums with 22 fractional bits, from 2^21 on, shifted down and clamped to 0…255.
-By float: float32 sums, tap after tap, each rounded once with its product as torch's compiled loops
-do, kept in float32 between two passes; at the end clamped and rounded to the nearest whole number,
-halves to even.
+By float: float32 sums, tap after tap, each rounded once with its product, as torch's loops are
+compiled for processors that can; kept in float32 between two passes; at the end clamped and rounded
+to the nearest whole number, halves to even.
 
 Source: Pillow's `Resample.c`; torch's `upsample_bicubic2d_aa`; weights: `resize_weights.py`.
 """

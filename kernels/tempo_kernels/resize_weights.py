@@ -110,19 +110,25 @@ def torch_windows(size: int, out: int) -> Windows:
     # What lies so far apart is never seen by the same output, which tells the ones of a lane apart.
     reach = 2 * math.ceil(2 * max(size / out, 1.0)) + 4
     with torch.device("cpu"):
-        lanes = torch.arange(size) % reach == torch.arange(reach)[:, None]
-        seen = functional.interpolate(
-            lanes.float()[None, None], (reach, out), mode="bicubic", antialias=True
-        )
+        lanes = torch.arange(reach).split(64)
+        seen = np.concatenate([_shown(size, out, some, reach) for some in lanes])
+    # Half of the reach to either side of its centre is all that an output sees.
     centre = (2 * np.arange(out) + 1) * size // (2 * out)
     index = centre + np.arange(1 - reach // 2, reach // 2 + 1)[:, None]
-    weights = np.take_along_axis(seen[0, 0].numpy(), index % reach, 0)
+    weights = np.take_along_axis(seen, index % reach, 0)
     first = (weights != 0).argmax(0)
     taps = int((reach - (weights[::-1] != 0).argmax(0) - first).max())
     step = first + np.arange(taps)[:, None]
     inside = step < reach
     weights = np.take_along_axis(weights, np.where(inside, step, 0), 0)
     return _packed(index[0] + first, np.where(inside, weights, np.float32(0)), size)
+
+
+def _shown(size: int, out: int, lanes: torch.Tensor, reach: int) -> np.ndarray:
+    """float32 [lanes, out]: what torch makes of ones in every reach-th place, of each lane."""
+    ones = (torch.arange(size) % reach == lanes[:, None]).float()[None, None]
+    size = (len(lanes), out)
+    return functional.interpolate(ones, size, mode="bicubic", antialias=True)[0, 0].numpy()
 
 
 @lru_cache(maxsize=256)

@@ -3,8 +3,8 @@
 `rounded(x, dtype)` is float32 x rounded to the nearest value of dtype (ties to even) and raised
 back to float32. The interpreter's own conversion to bfloat16 truncates; what `rounded` returns
 fits dtype already, so storing it afterwards changes nothing in either mode.
-`quotient(a, b, dtype)` is their float32 quotient for a result of dtype: a GPU's approximate one,
-two units off at most, where bfloat16 rounds that away, and the nearest for float32.
+`quotient(a, b, dtype)` is their float32 quotient for a result of dtype: the nearest for float32,
+and for bfloat16 a GPU's approximate one, which is two units of float32 off at most.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def rounded(x, dtype: tl.constexpr):
 
 @triton.jit
 def quotient(a, b, dtype: tl.constexpr):
-    """a / b of float32, as near as a value of dtype can tell."""
+    """a / b of float32: the nearest one if dtype is float32 too."""
     if dtype == tl.float32:
         return tl.div_rn(a, b)
     else:

@@ -238,7 +238,8 @@ def sample(
 ) -> torch.Tensor:
     """One token of each row of logits [B, V] from its nucleus, by a number in [0, 1): int64 [B].
 
-    temperature: above 0. top_p: up to 1 (then any token may come). uniform: float32 [B].
+    temperature: above 0. top_p: LEAST_TOP_P to 1 (any
+    token may come). uniform: float32 [B].
     Into `out` if given. Raises ValueError for numbers out of range, and for shapes, strides, dtypes
     or devices that don't fit.
     """
@@ -246,7 +247,7 @@ def sample(
     rows, vocabulary = logits.shape
     check_tensor("uniform", uniform, shape=(rows,), dtypes=torch.float32, device=logits.device)
     check(0 < temperature < math.inf, f"temperature is {temperature}; above 0 is needed")
-    check(LEAST_TOP_P <= top_p <= 1, f"top_p is {top_p}; {LEAST_TOP_P:.1e} to 1 is needed")
+    check(LEAST_TOP_P <= top_p <= 1, f"top_p is {top_p}; {LEAST_TOP_P} to 1 is needed")
     if not rows:
         return out
     bits = logits.element_size() * 8

@@ -88,10 +88,11 @@ class CapturedPrefill:
             if shape not in self._seen:
                 self._seen.add(shape)
                 return False
-            chunk = self._chunks.pop(shape, None) or self._make(shape, len(features), system)
+            chunk = self._chunks.get(shape) or self._make(shape, len(features), system)
             self._fill(chunk, shape, segments, tokens, features)
             if chunk.replay is None:
                 chunk.replay = self._capture(chunk, shape, system.lengths[0])
+            self._chunks.pop(shape, None)
             while len(self._chunks) >= MOST_GRAPHS:
                 self._turns.wait()
                 del self._chunks[next(iter(self._chunks))]

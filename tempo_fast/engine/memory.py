@@ -98,7 +98,10 @@ class MemoryPlan:
         self.halved += 1
 
     def move_on(self) -> None:
-        """Memory ran out for the segments' keys and values: have them in the next place."""
+        """Memory ran out for the segments' keys and values: have them in the next place.
+
+        What was counted stays that of the first place; chunks that are too large are halved.
+        """
         self.placement = self.fallbacks.pop(0)
 
     def decisions(self) -> dict[str, int | str]:

@@ -86,6 +86,8 @@ class CudaMeter(Meter):
         with recording:
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
+            # Pinned memory that was given up stays pinned else; torch 2.11 has no call for it.
+            getattr(torch.accelerator, "empty_host_cache", lambda: None)()
 
 
 def meter_of(device: torch.device) -> Meter:
