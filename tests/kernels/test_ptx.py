@@ -19,6 +19,8 @@ ALLOCATION = ("relevance", "allocate", "relevance_allocate", "select")
 TAKES_LONG = (
     "allocate.py::test_golden_allocations",
     "allocate.py::test_equals_the_code_on_the_host",
+    "allocate.py::test_equals_its_reference[gpu-4096",  # as 1025 it is of the largest kind
+    "allocate.py::test_equals_its_reference[gpu-1025-even",
 )
 OTHERS = (
     "assemble.py::test_the_visual_part_is_cut_at_its_end",
