@@ -345,6 +345,7 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
     with monkeypatch.context() as patch:
         for name, stand_in in stand_ins.items():
             patch.setattr(torch.cuda, name, stand_in)
+        patch.setattr(torch.accelerator, "empty_host_cache", lambda: None, raising=False)
         made = {"__new__": lambda *_, **__: generator()}
         patch.setattr(torch, "Generator", type("Generator", (), made))
         patch.setattr(pretend_streams.Event, "device", device)
