@@ -341,7 +341,6 @@ def pretend_cuda(monkeypatch, *, interpret: bool = False):
         "is_current_stream_capturing": lambda: device.graph is not None,
         "device": lambda *_: nullcontext(),
     }
-
     with monkeypatch.context() as patch:
         for name, stand_in in stand_ins.items():
             patch.setattr(torch.cuda, name, stand_in)
