@@ -56,11 +56,10 @@ def _widener(text: str, kind: str, program: Program):
     stored, dtype = STORED[program.registers[text]], DTYPES[kind]
     if stored.itemsize < dtype.itemsize:
         raise FaultError(f"{text} is too small")
-    wide = np.dtype(f"i{stored.itemsize}") if dtype.kind == "i" else stored
 
     def put(machine, values, lanes):
         if stored.itemsize != dtype.itemsize:
-            values = values.view(dtype).astype(wide).view(stored)
+            values = values.view(dtype).astype(stored)
         if isinstance(lanes, slice):
             machine.registers[text] = np.ascontiguousarray(values)
         else:

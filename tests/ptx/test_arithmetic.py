@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from .rounding import as_float32, to_bfloat16
-from .small import compute, nearest
+from .small import compute, launch, nearest
 
 NAN, INF = float("nan"), float("inf")
 
@@ -171,8 +171,6 @@ def test_division_is_towards_zero():
 
 
 def test_a_carry_goes_on():
-    from .small import launch
-
     out = np.zeros(2, np.uint32)
     launch(
         """mov.b32 %r1, 0xFFFFFFFF;
